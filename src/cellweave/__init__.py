@@ -1,0 +1,48 @@
+"""cellweave finds, outlines and counts cells in any microscope image.
+
+The public names are imported when first used, so that ``import cellweave`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from cellweave.core.image import Image as Image
+    from cellweave.io import read_image as read_image
+    from cellweave.io import write_labels as write_labels
+    from cellweave.metrics import evaluate as evaluate
+    from cellweave.models import Segmenter as Segmenter
+    from cellweave.models import load_model as load_model
+    from cellweave.predict import predict_maps as predict_maps
+    from cellweave.predict import segment as segment
+    from cellweave.train import train as train
+
+_HOME = {
+    "Image": "core.image",
+    "Segmenter": "models",
+    "evaluate": "metrics",
+    "load_model": "models",
+    "predict_maps": "predict",
+    "read_image": "io",
+    "segment": "predict",
+    "train": "train",
+    "write_labels": "io",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(f"cellweave.{_HOME[name]}"), name)
+    elif name in ("representations", "metrics"):
+        value = import_module(f"cellweave.{name}")
+    else:
+        raise AttributeError(f"module 'cellweave' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,15 @@
+// The hot loops of cellweave. Every function here has a NumPy twin among the tests that it must equal.
+#include <nanobind/nanobind.h>
+
+void bind_diffusion(nanobind::module_& m);
+void bind_tracking(nanobind::module_& m);
+void bind_objects(nanobind::module_& m);
+void bind_overlap(nanobind::module_& m);
+
+NB_MODULE(_kernels, m) {
+  m.doc() = "Hot loops of cellweave, compiled.";
+  bind_diffusion(m);
+  bind_tracking(m);
+  bind_objects(m);
+  bind_overlap(m);
+}

@@ -1,0 +1,5 @@
+#include "parallel.hpp"
+
+namespace cellweave {}
+
+void bind_objects(nanobind::module_&) {}

@@ -1,0 +1,1 @@
+"""What every layer shares: images, errors, label operations, files, device choice. Imports nothing above it."""

@@ -1,0 +1,42 @@
+"""One `device` choice: cpu, cuda, mps, or auto (the fastest that is there)."""
+
+from __future__ import annotations
+
+import torch
+
+from cellweave.core.errors import InputError
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Turn 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps' into a torch device.
+
+    Raises
+    ------
+    InputError
+        When the named device is unknown or not on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count() if not index or index.isdigit() else False,
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind not in there:
+        raise InputError(f"device '{device}' is unknown; use auto, cpu, cuda or mps")
+    if not there[kind]:
+        raise InputError(f"device '{device}' is not available on this machine; use --device auto or cpu")
+    return torch.device(device)
+
+
+def inference_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware, float32 elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if capable else torch.float32
+    return torch.float32
