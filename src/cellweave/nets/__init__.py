@@ -1,0 +1,1 @@
+"""Networks: one file each, no targets, no losses, no files. All return a `NetOutput`."""
