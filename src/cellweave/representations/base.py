@@ -1,0 +1,53 @@
+"""What every representation offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cellweave.core.labels import Labels
+
+Maps = NDArray[np.float32]
+
+
+class Representation(ABC):
+    """One way to write instances as dense maps. Subclasses are frozen dataclasses of their decoding parameters.
+
+    A net predicts *outputs*, the numbers that the loss compares. `from_outputs` turns them into *maps*, whose units a
+    person can read; `encode` makes the same maps from labels, and `decode` turns maps into labels.
+    """
+
+    map_names: ClassVar[tuple[str, ...]]
+    """One name a map, in the order of the first axis."""
+
+    @abstractmethod
+    def encode(self, labels: Labels) -> Maps:
+        """Labels (Y, X) to maps (M, Y, X) float32."""
+
+    @abstractmethod
+    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of net outputs (B, M, Y, X) against encoded maps (B, M, Y, X)."""
+
+    @abstractmethod
+    def from_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Net outputs (B, M, Y, X) to maps of the same shape, float32."""
+
+    @abstractmethod
+    def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """Mend map *values* after the pixels of (B, M, Y, X) were moved by the linear part `matrix` (B, 2, 2).
+
+        Row i of the result's direction is ``matrix @ direction``: what vectors need when an image is flipped, turned
+        or sheared, and scalars do not.
+        """
+
+    @abstractmethod
+    def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
+        """Maps (M, Y, X) to labels (Y, X) with ids 1..n, and a confidence in 0..1 for each id in order."""
+
+    def decode(self, maps: Maps) -> Labels:
+        """Maps (M, Y, X) to labels (Y, X) int32 with ids 1..n."""
+        return self.decode_scored(maps)[0]
