@@ -1,0 +1,69 @@
+"""An `Evaluation` on screen and on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from typing import TYPE_CHECKING
+
+from cellweave.core.files import atomic_path
+from cellweave.metrics.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def to_json(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
+    """Write `Evaluation.to_dict` as JSON.
+
+    Raises
+    ------
+    WriteError
+        When the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+def to_csv(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
+    """Write `Evaluation.rows` as CSV: a line an image, then 'mean' and 'total'; empty where no figure is.
+
+    Raises
+    ------
+    WriteError
+        When the file cannot be written.
+    """
+    rows = evaluation.rows()
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def as_table(evaluation: Evaluation) -> Table:
+    """The summary as a table for the screen: a line a threshold, the other figures below."""
+    from rich.table import Table
+
+    total, mean = evaluation.total, evaluation.mean
+    n = len(evaluation.images)
+    images = "1 image" if n == 1 else f"{n} images"
+    table = Table(
+        title=f"{images}, {total.n_true:,} true objects, {total.n_predicted:,} predicted",
+        caption=(
+            f"Foreground: Jaccard {total.jaccard:.3f}, Dice {total.dice:.3f}. AJI {total.aji:.3f}. "
+            f"Boundary F {total.boundary_f:.3f} (within {evaluation.boundary_tolerance:g} px)."
+        ),
+    )
+    table.add_column("IoU >=")
+    for heading in ("precision", "recall", "F1", "AP", "PQ", *(["AP, mean of images"] if n > 1 else [])):
+        table.add_column(heading, justify="right")
+    for d in total.detections:
+        figures = [d.precision, d.recall, d.f1, d.average_precision, d.panoptic_quality]
+        cells = [f"{figure:.3f}" for figure in figures]
+        if n > 1:
+            cells.append(f"{mean[f'ap@{d.iou:g}']:.3f}")
+        table.add_row(f"{d.iou:.2f}", *cells)
+    return table
