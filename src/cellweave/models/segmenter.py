@@ -1,0 +1,186 @@
+"""`Segmenter`: net + representation + preparation + training diameter; what is saved, loaded and shared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cellweave.core.errors import CellweaveError, ModelError
+from cellweave.core.files import atomic_path, sha256
+from cellweave.models.size_model import SizeModel
+from cellweave.nets import NETS
+from cellweave.prep import Channels, Normalisation
+from cellweave.representations import REPRESENTATIONS, Representation
+
+FORMAT = 1
+SETTINGS, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained model.
+
+    Parameters
+    ----------
+    net
+        Module with `in_channels`, `stride` and `radius`; (B, C, Y, X) to `NetOutput`.
+    representation
+        What the net's outputs mean, with the decoding parameters.
+    diameter
+        Cell diameter in px that the net was trained on; images are resized to it.
+    normalisation, channels
+        How pixels are prepared.
+    size_model
+        Estimates the diameter where the user does not give one.
+    name, card
+        For people: what it was trained on, licences, figures.
+    hash
+        SHA-256 of the weights file; empty for a model that was never saved.
+    """
+
+    net: nn.Module
+    representation: Representation
+    diameter: float
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    channels: Channels = field(default_factory=Channels)
+    size_model: SizeModel | None = None
+    name: str = "unnamed"
+    card: dict[str, Any] = field(default_factory=dict)
+    hash: str = ""
+
+    def with_(self, **changes: Any) -> Segmenter:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def save(self, folder: str | os.PathLike[str]) -> Segmenter:
+        """Write `model.safetensors`, `model.json` and a card `README.md` into a new or replaced folder.
+
+        Returns the model with its hash. Nothing half-written is left behind.
+        """
+        from safetensors.numpy import save_file
+
+        arrays = {f"net.{k}": v.detach().cpu().numpy() for k, v in self.net.state_dict().items()}
+        if self.size_model is not None:
+            arrays["size.coefficients"] = self.size_model.coefficients
+            arrays["size.mean_style"] = self.size_model.mean_style
+            arrays["size.mean_log_diameter"] = np.array(self.size_model.mean_log_diameter)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir(parents=True)
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary / WEIGHTS)
+            weights_hash = sha256(temporary / WEIGHTS)
+            settings = self._settings() | {"sha256": weights_hash}
+            settings["settings_sha256"] = _settings_hash(settings)
+            (temporary / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+            (temporary / CARD).write_text(card_text(self.name, settings))
+        return replace(self, hash=weights_hash)
+
+    def _settings(self) -> dict[str, Any]:
+        net = {"name": type(self.net).__name__, "in_channels": self.net.in_channels, "out_maps": self.net.out_maps}
+        net["widths"] = list(self.net.widths)  # type: ignore[arg-type]
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "net": net,
+            "representation": {"name": type(self.representation).__name__, **asdict(self.representation)},  # type: ignore[call-overload]
+            "diameter": self.diameter,
+            "normalisation": asdict(self.normalisation),
+            "channels": str(self.channels),
+            "card": self.card,
+        }
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Segmenter:
+        """Read a model folder; nothing in it is executed.
+
+        Raises
+        ------
+        ModelError
+            When a file is missing, was altered since it was saved, or is from a newer cellweave.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        root = Path(folder)
+        for name in (SETTINGS, WEIGHTS):
+            if not (root / name).is_file():
+                raise ModelError(f"model folder {root}: the file {name} is missing; copy the whole folder again")
+        altered = f"model folder {root}: {{}} was altered or is damaged (its hash differs); copy the folder again"
+        try:
+            settings = json.loads((root / SETTINGS).read_text())
+            if settings["format"] > FORMAT:
+                raise ModelError(f"model folder {root} was made by a newer cellweave; update cellweave to use it")
+            if _settings_hash(settings) != settings["settings_sha256"]:
+                raise ModelError(altered.format(SETTINGS))
+            if sha256(root / WEIGHTS) != settings["sha256"]:
+                raise ModelError(altered.format(WEIGHTS))
+            return cls._from_parts(settings, load_file(root / WEIGHTS))
+        except CellweaveError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ModelError(f"model folder {root} cannot be used: {error}") from error
+
+    @classmethod
+    def _from_parts(cls, settings: dict[str, Any], arrays: dict[str, Any]) -> Segmenter:
+        import torch
+
+        net_settings = dict(settings["net"])
+        net_class = NETS[net_settings.pop("name")]
+        net = net_class(**(net_settings | {"widths": tuple(net_settings["widths"])}))
+        net.load_state_dict(
+            {k.removeprefix("net."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("net.")}
+        )
+        net.eval()
+        representation = dict(settings["representation"])
+        representation_class = REPRESENTATIONS[representation.pop("name")]
+        normalisation = dict(settings["normalisation"])
+        clip = normalisation.pop("clip")
+        size_model = None
+        if "size.coefficients" in arrays:
+            size_model = SizeModel(
+                arrays["size.coefficients"], arrays["size.mean_style"], float(arrays["size.mean_log_diameter"])
+            )
+        return cls(
+            net,
+            representation_class(**representation),
+            float(settings["diameter"]),
+            normalisation=Normalisation(**normalisation, clip=tuple(clip) if clip else None),
+            channels=Channels.parse(settings["channels"]),
+            size_model=size_model,
+            name=settings["name"],
+            card=settings["card"],
+            hash=settings["sha256"],
+        )
+
+
+def _settings_hash(settings: dict[str, Any]) -> str:
+    rest = {k: v for k, v in settings.items() if k != "settings_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def card_text(name: str, settings: dict[str, Any]) -> str:
+    """The model card, in Markdown, from what `model.json` holds."""
+    lines = [f"# Model card: {name}", ""]
+    facts = {
+        "Net": settings["net"]["name"],
+        "Represents cells by": settings["representation"]["name"],
+        "Training diameter": f"{settings['diameter']:g} px",
+        "Channels": settings["channels"],
+        "Weights (SHA-256)": settings["sha256"],
+    }
+    for title, value in (facts | settings["card"]).items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            columns = list(value[0])
+            lines += ["", f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+            lines += ["| " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for row in value]
+        elif isinstance(value, dict):
+            lines += ["", f"## {title}", ""] + [f"- {k}: {v}" for k, v in value.items()]
+        else:
+            lines.append(f"- {title}: {value}")
+    return "\n".join(lines) + "\n"

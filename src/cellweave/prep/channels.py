@@ -1,0 +1,152 @@
+"""Which channels of an image a two-channel net sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.errors import InputError
+from cellweave.core.image import Image
+
+Policy = Literal["auto", "gray", "pair", "green-blue", "merged"]
+_REMEDY = (
+    "choose with channels=, or --channels on the command line: 'gray' (or 'gray:NAME'), "
+    "'CYTOPLASM,NUCLEUS' (names or numbers from 1), 'green-blue', or 'merged:A,B'"
+)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A channel policy: image (C, Y, X) in, two planes (2, Y, X) out.
+
+    ========== =====================================================================================
+    policy     first plane, second plane
+    ========== =====================================================================================
+    auto       one channel: as gray; red-green-blue: as green-blue (gray photographs: as gray);
+               two channels: as pair, in their order; more: an error that lists them
+    gray       the chosen (or only) channel, or the mean of red, green and blue; zero (Cellpose)
+    pair       cytoplasm, nucleus (Cellpose)
+    green-blue green, blue of a colour image; red is left out (challenge paper, Sec. 2.3.2)
+    merged     each of two chosen channels takes the mean with the unselected ones (challenge paper,
+               Eq. 5); the only channel of a gray image twice; green and blue unless chosen
+    ========== =====================================================================================
+
+    Parameters
+    ----------
+    policy
+        See the table.
+    chosen
+        Channel names (any case) or numbers from 1, as text.
+    """
+
+    policy: Policy = "auto"
+    chosen: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | Channels) -> Channels:
+        """Read what users type: ``auto``, ``gray``, ``gray:DAPI``, ``2,1``, ``actin,dapi``, ``green-blue``, ``merged:2,3``."""
+        if isinstance(text, Channels):
+            return text
+        policy, _, rest = text.strip().partition(":")
+        if policy.lower() not in ("auto", "gray", "pair", "green-blue", "merged"):
+            policy, rest = "pair", text
+        names = tuple(name.strip() for name in rest.split(",") if name.strip())
+        allowed = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2)}[policy.lower()]
+        if len(names) not in allowed:
+            raise InputError(f"channels '{text}' name {len(names)} channels; {_REMEDY}")
+        if policy == "pair" and len(names) == 1:
+            policy = "gray"
+        return cls(policy.lower(), names)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return self.policy + (":" + ",".join(self.chosen) if self.chosen else "")
+
+    def resolve(self, image: Image) -> Channels:
+        """The policy that `auto` stands for on this image; other policies are checked and returned.
+
+        Raises
+        ------
+        InputError
+            When the image does not have the channels, or has several and the policy does not say which.
+        """
+        n = image.n_channels
+        if self.policy != "auto":
+            for name in self.chosen:
+                _index(image, name)
+            if self.policy == "green-blue" and n < 3:
+                raise InputError(f"{_named(image)}: 'green-blue' needs a colour image; {_REMEDY}")
+            if self.policy == "gray" and not self.chosen and n > 1 and not image.color:
+                raise InputError(f"{_named(image)}: 'gray' needs one of them; {_REMEDY}")
+            if self.policy == "merged" and not self.chosen and n not in (1, 3):
+                raise InputError(f"{_named(image)}: 'merged' needs two of them; {_REMEDY}")
+            return self
+        if image.color:
+            return Channels("gray") if n < 3 or _is_gray_photograph(image) else Channels("green-blue")
+        if n == 1:
+            return Channels("gray")
+        if n == 2:
+            return Channels("pair", ("1", "2"))
+        raise InputError(f"{_named(image)}: this model looks at two, and which ones cannot be known; {_REMEDY}")
+
+    def weights(self, image: Image) -> NDArray[np.float32]:
+        """(2, C) float32: each plane is this weighted sum of the image's channels.
+
+        Normalisation follows per channel before, so that a bright channel does not drown a dim one.
+        """
+        policy, n = self.resolve(image), image.n_channels
+        weights = np.zeros((2, n), np.float32)
+        if policy.policy == "gray" and not policy.chosen:
+            weights[0] = 1.0 / n
+            return weights
+        if policy.policy == "merged" and n == 1:
+            weights[:, 0] = 1.0
+            return weights
+        chosen = [_index(image, name) for name in policy.chosen] or [1, 2]
+        for plane, channel in enumerate(chosen):
+            weights[plane, channel] = 1.0
+        if policy.policy == "merged":
+            unselected = [c for c in range(n) if c not in chosen]
+            weights[:, unselected] = 1.0
+            weights /= n - 1
+        return weights
+
+
+def _is_gray_photograph(image: Image) -> bool:
+    """Red, green and blue hold the same values (looked at on a grid of at most about 512 x 512 pixels)."""
+    step = max(1, max(image.height, image.width) // 512)
+    rows = [image.read(slice(y, y + 1))[:, :, ::step] for y in range(0, image.height, step)]
+    pixels = np.concatenate(rows, axis=1)
+    return bool((pixels == pixels[:1]).all())
+
+
+def _named(image: Image) -> str:
+    names = ", ".join(f"{i + 1}" + (f" ({name})" if name else "") for i, name in enumerate(image.channel_names))
+    return f"{image.source or 'image'} has {image.n_channels} channel{'s' * (image.n_channels > 1)}: {names}"
+
+
+def _index(image: Image, name: str) -> int:
+    names = [known.lower() for known in image.channel_names]
+    if name.lower() in names:
+        return names.index(name.lower())
+    if name.isdigit() and 1 <= int(name) <= image.n_channels:
+        return int(name) - 1
+    raise InputError(f"{_named(image)}; there is no channel '{name}'; {_REMEDY}")
+
+
+def apply_weights(pixels: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weighted sums of channels: (C, Y, X) and (P, C) to (P, Y, X) float32; a weight of 0 reads nothing (NaN stays out)."""
+    planes = np.zeros((len(weights), *pixels.shape[1:]), np.float32)
+    for plane, row in zip(planes, weights, strict=True):
+        for channel in np.flatnonzero(row):
+            plane += row[channel] * pixels[channel]
+    return planes
+
+
+def select(image: Image, channels: Channels | Sequence[str] | str = "auto") -> NDArray[np.float32]:
+    """The two planes (2, Y, X) float32 of a whole image, without normalisation."""
+    policy = Channels.parse(channels if isinstance(channels, (str, Channels)) else ",".join(channels))
+    return apply_weights(image.read(), policy.weights(image))

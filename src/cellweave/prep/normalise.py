@@ -1,0 +1,83 @@
+"""Intensities to a common scale: the 1st percentile becomes 0, the 99th becomes 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.errors import InputError
+from cellweave.core.image import Image
+
+SAMPLE = 4_000_000
+"""Percentiles of larger images are taken from every k-th row, so that at most about this many pixels are read."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Percentile normalisation, per channel (Cellpose: "1 and 99 percentiles correspond to 0 and 1").
+
+    Parameters
+    ----------
+    lower, upper
+        Percentiles that become 0 and 1.
+    clip
+        Values are cut to this range after scaling, so that hot pixels do not reach the net; None keeps them.
+    """
+
+    lower: float = 1.0
+    upper: float = 99.0
+    clip: tuple[float, float] | None = (-1.0, 3.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lower < self.upper <= 100:
+            raise InputError(f"percentiles {self.lower} and {self.upper}: need 0 <= lower < upper <= 100")
+
+    def limits(self, *images: Image) -> NDArray[np.float64]:
+        """(C, 2): the values that become 0 and 1, of one image, or of several with the same channels together.
+
+        Pixels that are NaN or infinite do not count. Where both percentiles are equal (mostly empty images), the
+        extremes take their place; a constant channel gets two equal limits, and `apply` makes it zero.
+        """
+        if len({image.n_channels for image in images}) != 1:
+            raise InputError("limits over a dataset need images with the same number of channels")
+        share = SAMPLE // len(images)
+        samples = [_sample(image, share) for image in images]
+        return np.array([self._channel_limits([s[c] for s in samples]) for c in range(images[0].n_channels)])
+
+    def _channel_limits(self, samples: Sequence[NDArray[Any]]) -> tuple[float, float]:
+        values = np.concatenate([s.ravel() for s in samples])
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
+        if values.dtype.kind == "b":
+            values = values.astype(np.uint8)
+        if not len(values):
+            return 0.0, 0.0
+        low, high = np.percentile(values, [self.lower, self.upper])
+        if not high > low:
+            low, high = values.min(), values.max()
+        return float(low), float(high)
+
+    def apply(self, pixels: NDArray[Any], limits: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(C, Y, X) of any dtype to float32; NaN and infinite pixels become 0, and so do constant channels."""
+        low = limits[:, 0, None, None].astype(np.float32)
+        span = (limits[:, 1] - limits[:, 0])[:, None, None]
+        scale = np.where(span > 0, 1.0 / np.where(span > 0, span, 1.0), 0.0).astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = (pixels.astype(np.float32) - low) * scale
+        if pixels.dtype.kind == "f":
+            scaled[~np.isfinite(scaled)] = 0.0
+        if self.clip is not None:
+            np.clip(scaled, *self.clip, out=scaled)
+        return scaled
+
+
+def _sample(image: Image, most: int) -> NDArray[Any]:
+    """(C, n, X): all rows, or every k-th one where the image has more than `most` pixels a channel."""
+    step = -(-image.height * image.width // most)
+    if step <= 1:
+        return image.read()
+    return np.concatenate([image.read(slice(y, y + 1)) for y in range(step // 2, image.height, step)], axis=1)

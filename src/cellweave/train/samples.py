@@ -1,0 +1,125 @@
+"""Training samples: images at the training diameter with their targets, made once and cached on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.errors import InputError
+from cellweave.core.files import write_atomically
+from cellweave.core.image import Image
+from cellweave.core.labels import Labels, as_labels, median_diameter
+from cellweave.core.progress import Progress, silent
+from cellweave.prep import Channels, Normalisation
+from cellweave.prep.channels import apply_weights
+from cellweave.prep.rescale import resize, resize_labels
+from cellweave.representations import Representation
+
+LARGEST_ZOOM = 4.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One annotated image: a name for messages, the pixels, the truth, and the group it is balanced with."""
+
+    name: str
+    image: Image
+    labels: Labels
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How examples become samples; any change makes a new cache entry."""
+
+    diameter: float
+    channels: Channels
+    normalisation: Normalisation
+    representation: Representation
+
+    def planes(self, image: Image) -> NDArray[np.float32]:
+        """The two normalised planes (2, Y, X) that the net sees."""
+        weights = self.channels.weights(image)
+        return apply_weights(self.normalisation.apply(image.read(), self.normalisation.limits(image)), weights)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Files of one prepared example; `pixels` is (2, y, x), `maps` (M, y, x), both float16, memory-mapped.
+
+    `diameter` is the median diameter in the original image, 0 where there are no cells; `zoom` the resizing.
+    """
+
+    name: str
+    group: str
+    file: Path
+    diameter: float
+    zoom: float
+
+    def open(self) -> NDArray[np.float16]:
+        """(2 + M, y, x): planes and maps, read only where touched."""
+        return np.asarray(np.load(self.file, mmap_mode="r"))
+
+
+def prepare(
+    examples: Sequence[Example], preparation: Preparation, folder: Path, *, progress: Progress = silent
+) -> list[Sample]:
+    """Resize each example to the training diameter, make its targets, and keep both in `folder`.
+
+    An example without cells is kept at the zoom of the median of the others: it teaches what background is.
+
+    Raises
+    ------
+    InputError
+        When image and labels differ in shape, or no example has a cell; names the example.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [median_diameter(example.labels) for example in examples]
+    if not any(found):
+        raise InputError("no labelled cell in the training data; check that the label images are not empty")
+    usual = float(np.median([d for d in found if d > 0]))
+    samples = []
+    for k, (example, diameter) in enumerate(zip(examples, found, strict=True)):
+        progress("preparing targets", k, len(examples), example.name)
+        zoom = min(LARGEST_ZOOM, preparation.diameter / (diameter or usual))
+        file = folder / f"{_key(example, preparation, zoom)}.npy"
+        if not file.exists():
+            array = _planes_and_maps(example, preparation, zoom)
+            write_atomically(file, lambda path, array=array: _save(path, array))  # type: ignore[misc]
+        samples.append(Sample(example.name, example.group, file, diameter, zoom))
+    progress("preparing targets", len(examples), len(examples), "")
+    return samples
+
+
+def _planes_and_maps(example: Example, preparation: Preparation, zoom: float) -> NDArray[np.float16]:
+    labels = as_labels(example.labels, example.name)
+    if labels.shape != (example.image.height, example.image.width):
+        raise InputError(
+            f"{example.name}: the image is {example.image.height} x {example.image.width} px, its labels "
+            f"{labels.shape[0]} x {labels.shape[1]}; they must be the same size"
+        )
+    height, width = (max(1, round(n * zoom)) for n in labels.shape)
+    planes = resize(preparation.planes(example.image), height, width)
+    maps = preparation.representation.encode(resize_labels(labels, height, width))
+    return np.concatenate([planes, maps]).astype(np.float16)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, array)
+
+
+def _key(example: Example, preparation: Preparation, zoom: float) -> str:
+    digest = hashlib.sha256(json.dumps([repr(preparation), round(zoom, 6)]).encode())
+    digest.update(np.ascontiguousarray(example.labels).tobytes())
+    pixels = example.image.read()
+    digest.update(repr((pixels.shape, pixels.dtype.str, example.image.color)).encode())
+    digest.update(np.ascontiguousarray(pixels).tobytes())
+    return digest.hexdigest()[:24]
