@@ -249,3 +249,50 @@ def test_damaged_files_are_refused_by_name(
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     with pytest.raises(ModelError, match=str(path)):  # whole or not, it is no Cellpose network
         load_cellpose_weights(path)
+
+
+@pytest.fixture(scope="module")
+def run_peer() -> Callable[..., dict[str, Any]]:
+    """The peer package itself, where its environment was made."""
+    peer = runpy.run_path(str(REPOSITORY / "benchmarks" / "peer.py"))
+    if peer["find_peer"]() is None:
+        pytest.skip(
+            "needs the peer: set CELLWEAVE_PEER_PYTHON, or run scripts/bench once, which makes .venv-peer"
+        )
+    return peer["run_peer"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.peer
+def test_maps_equal_those_of_the_peer_live(
+    run_peer: Callable[..., Any], shapes: dict[str, tuple[int, ...]], save: Callable[..., Path]
+) -> None:
+    image = SEEDED["seeded_image"]((2, 2, 224, 136), 5)
+    theirs = run_peer("net_maps", x=image, weights_seed=77, repeats=1)
+    maps, style = maps_of(save(make_state(shapes, 77)), image)
+    assert np.abs(maps - theirs["maps"]).max() <= 1e-4
+    assert np.abs(style - theirs["style"]).max() <= 1e-5
+
+
+@pytest.mark.peer
+def test_golden_masks_are_what_the_peer_computes(run_peer: Callable[..., Any]) -> None:
+    with np.load(GOLDEN.with_name("cellpose_dynamics.npz")) as golden:
+        flows = run_peer("labels_to_flows", labels=golden["labels"], repeats=1)["flows"]
+        noisy = {name: golden[f"noisy_{name}"].astype(np.float32) for name in ("flows", "cellprob")}
+        masks = run_peer("compute_masks", **noisy, repeats=1)["masks"]
+        assert np.abs(flows - golden["flows"]).max() < 1e-6
+        assert np.array_equal(masks > 0, golden["noisy_masks"] > 0)
+        assert len(np.unique(masks)) == len(np.unique(golden["noisy_masks"]))
+
+
+@pytest.mark.peer
+def test_whole_pipeline_of_the_peer_runs_and_is_timed(run_peer: Callable[..., Any]) -> None:
+    image = SEEDED["seeded_image"]((64, 72), 6)
+    result = run_peer("segment", image=image, diameter=30, weights_seed=1, repeats=1)
+    assert result["masks"].shape == (64, 72)
+    assert 0 < result["net_seconds"] < result["seconds"]
+
+
+@pytest.mark.peer
+def test_the_peers_failure_is_told(run_peer: Callable[..., Any]) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)net_maps failed .*weights_seed"):
+        run_peer("net_maps", x=np.zeros(3))
