@@ -1,38 +1,57 @@
-"""How long work tells where it is: a callback ``(task, done, total, note)``; the command line draws it."""
+"""How long work tells where it is: it calls `report`; whoever started it decides how that is shown."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
-Progress = Callable[[str, int, int, str], None]
+Sink = Callable[[str, int, int, str], None]
 """Called with the task's name, steps done, steps in all, and a short note (a loss, a file name)."""
 
+_sink: ContextVar[Sink | None] = ContextVar("sink", default=None)
 
-def silent(task: str, done: int, total: int, note: str = "") -> None:
-    """Progress that shows nothing."""
+
+def report(task: str, done: int, total: int, note: str = "") -> None:
+    """Tell the current sink, if there is one, that `done` of `total` steps of `task` are done."""
+    sink = _sink.get()
+    if sink is not None:
+        sink(task, done, total, note)
+
+
+def is_shown() -> bool:
+    """Whether anyone is listening."""
+    return _sink.get() is not None
 
 
 @contextmanager
-def console_progress() -> Iterator[Progress]:
-    """Live bars on standard error, one a task; plain lines every few seconds where it is not a terminal."""
-    import time
+def showing(sink: Sink) -> Iterator[None]:
+    """Send every `report` within the block to `sink`."""
+    token = _sink.set(sink)
+    try:
+        yield
+    finally:
+        _sink.reset(token)
 
+
+@contextmanager
+def console_progress() -> Iterator[None]:
+    """Show reports on standard error: live bars, or a plain line every four seconds where it is not a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        last = {"time": 0.0}
+        last: dict[str, float] = {}
 
         def line(task: str, done: int, total: int, note: str = "") -> None:
-            now = time.monotonic()
-            if now - last["time"] >= 4.0 or done >= total:
-                last["time"] = now
+            if task not in last or time.monotonic() - last[task] >= 4.0 or done >= total:
+                last[task] = time.monotonic()
                 console.print(f"{task}: {done}/{total} {note}".rstrip(), highlight=False, soft_wrap=True)
 
-        yield line
+        with showing(line):
+            yield
         return
 
     columns = (
@@ -43,12 +62,13 @@ def console_progress() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Bars(*columns, console=console) as bars:
-        known: dict[str, int] = {}
+    with Progress(*columns, console=console) as bars:
+        known = {}
 
         def draw(task: str, done: int, total: int, note: str = "") -> None:
             if task not in known:
-                known[task] = int(bars.add_task(task, total=total, note=note))
-            bars.update(known[task], completed=done, total=total, note=note)  # type: ignore[arg-type]
+                known[task] = bars.add_task(task, total=total, note=note)
+            bars.update(known[task], completed=done, total=total, note=note)
 
-        yield draw
+        with showing(draw):
+            yield

@@ -1,6 +1,7 @@
 """Trained models: what is saved, loaded and shared, and where to find it."""
 
+from cellweave.models.registry import ModelEntry, list_models, load_model
 from cellweave.models.segmenter import Segmenter
 from cellweave.models.size_model import SizeModel, fit_size_model
 
-__all__ = ["Segmenter", "SizeModel", "fit_size_model"]
+__all__ = ["ModelEntry", "Segmenter", "SizeModel", "fit_size_model", "list_models", "load_model"]

@@ -19,7 +19,7 @@ from torch import nn
 from cellweave.core.device import choose_device, inference_dtype
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import write_atomically
-from cellweave.core.progress import Progress
+from cellweave.core.progress import report
 from cellweave.models import Segmenter
 from cellweave.representations import Representation
 from cellweave.train.augment import batch, sampling_weights
@@ -49,7 +49,6 @@ def fit(
     config: TrainConfig,
     *,
     resume: bool,
-    progress: Progress,
 ) -> Segmenter:
     """Train `segmenter.net` and return the segmenter with the weights of the best epoch (least validation loss).
 
@@ -96,7 +95,7 @@ def fit(
             losses.append(float(loss.detach()))
             done = epoch * steps + step + 1
             note = f"epoch {epoch + 1}/{config.epochs} loss {np.mean(losses[-50:]):.3f} best {state.best_loss:.3f}"
-            progress("training", done, config.epochs * steps, note)
+            report("training", done, config.epochs * steps, note)
         validation_loss = _validate(net, segmenter.representation, fixed, device) if fixed else float(np.mean(losses))
         state.epoch = epoch + 1
         if validation_loss < state.best_loss:

@@ -16,7 +16,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.files import write_atomically
 from cellweave.core.image import Image
 from cellweave.core.labels import Labels, as_labels, median_diameter
-from cellweave.core.progress import Progress, silent
+from cellweave.core.progress import report
 from cellweave.prep import Channels, Normalisation
 from cellweave.prep.channels import apply_weights
 from cellweave.prep.rescale import resize, resize_labels
@@ -68,9 +68,7 @@ class Sample:
         return np.asarray(np.load(self.file, mmap_mode="r"))
 
 
-def prepare(
-    examples: Sequence[Example], preparation: Preparation, folder: Path, *, progress: Progress = silent
-) -> list[Sample]:
+def prepare(examples: Sequence[Example], preparation: Preparation, folder: Path) -> list[Sample]:
     """Resize each example to the training diameter, make its targets, and keep both in `folder`.
 
     An example without cells is kept at the zoom of the median of the others: it teaches what background is.
@@ -87,14 +85,14 @@ def prepare(
     usual = float(np.median([d for d in found if d > 0]))
     samples = []
     for k, (example, diameter) in enumerate(zip(examples, found, strict=True)):
-        progress("preparing targets", k, len(examples), example.name)
+        report("preparing targets", k, len(examples), example.name)
         zoom = min(LARGEST_ZOOM, preparation.diameter / (diameter or usual))
         file = folder / f"{_key(example, preparation, zoom)}.npy"
         if not file.exists():
             array = _planes_and_maps(example, preparation, zoom)
             write_atomically(file, lambda path, array=array: _save(path, array))  # type: ignore[misc]
         samples.append(Sample(example.name, example.group, file, diameter, zoom))
-    progress("preparing targets", len(examples), len(examples), "")
+    report("preparing targets", len(examples), len(examples), "")
     return samples
 
 

@@ -1,0 +1,92 @@
+"""Finding models: the embedded ones, the user's own folder, any path, and Cellpose weight files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellweave.core.errors import ModelError
+from cellweave.core.files import sha256
+from cellweave.models.cellpose_weights import load_cellpose_weights
+from cellweave.models.segmenter import SETTINGS, Segmenter
+from cellweave.prep import Normalisation
+from cellweave.representations import DiffusionFlows
+
+EMBEDDED = Path(__file__).parent / "embedded"
+CELLPOSE_NAMES = ("cyto3", "cyto2", "cyto", "nuclei")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that `load_model` finds by name."""
+
+    name: str
+    path: Path
+    origin: str
+
+
+def user_folder() -> Path:
+    """Where the user's models lie: ``$CELLWEAVE_MODELS``, or the usual data folder of the system."""
+    if chosen := os.environ.get("CELLWEAVE_MODELS"):
+        return Path(chosen)
+    from platformdirs import user_data_path
+
+    return user_data_path("cellweave") / "models"
+
+
+def _cellpose_folder() -> Path:
+    """Where the Cellpose package keeps the weights it has downloaded."""
+    return Path(os.environ.get("CELLPOSE_LOCAL_MODELS_PATH", Path.home() / ".cellpose" / "models"))
+
+
+def list_models() -> list[ModelEntry]:
+    """Models that can be named: embedded, the user's, and official Cellpose weights found on this machine."""
+    entries = [ModelEntry(p.parent.name, p.parent, "embedded") for p in sorted(EMBEDDED.glob(f"*/{SETTINGS}"))]
+    entries += [ModelEntry(p.parent.name, p.parent, "user") for p in sorted(user_folder().glob(f"*/{SETTINGS}"))]
+    for name in CELLPOSE_NAMES:
+        for file in (_cellpose_folder() / name, _cellpose_folder() / f"{name}torch_0"):
+            if file.is_file():
+                entries.append(ModelEntry(name, file, "Cellpose weights"))
+                break
+    return entries
+
+
+def load_model(model: str | os.PathLike[str] | Segmenter = "default") -> Segmenter:
+    """Load a model by name, from a model folder, or from a file of Cellpose 1 to 3 weights.
+
+    A model that is already loaded is returned as it is. A path wins over a name.
+
+    Raises
+    ------
+    ModelError
+        When nothing has that name, or the files are incomplete or damaged; lists what there is.
+    """
+    if isinstance(model, Segmenter):
+        return model
+    path = Path(model)
+    if not path.exists():
+        known = list_models()
+        found = next((entry for entry in known if entry.name == str(model)), None)
+        if found is None:
+            hint = ""
+            if str(model) in CELLPOSE_NAMES:
+                hint = f" (Cellpose's own weights are used when their file lies in {_cellpose_folder()})"
+            names = ", ".join(sorted({entry.name for entry in known}))
+            raise ModelError(f"there is no model or model folder '{model}'{hint}; known models: {names}")
+        path = found.path
+    return Segmenter.load(path) if path.is_dir() else _from_cellpose(path)
+
+
+def _from_cellpose(path: Path) -> Segmenter:
+    """A Cellpose file as a Segmenter, with Cellpose's own preparation (intensities are not clipped)."""
+    weights = load_cellpose_weights(path)
+    return Segmenter(
+        weights.net,
+        DiffusionFlows(),
+        weights.diam_mean,
+        normalisation=Normalisation(clip=None),
+        name=path.name,
+        card={"Source": f"Cellpose weights, {path}", "Licence": "that of the weights' authors"},
+        hash=sha256(path),
+    )

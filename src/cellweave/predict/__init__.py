@@ -1,0 +1,6 @@
+"""From an image and a model to maps and labels, in memory that does not grow with the number of tiles."""
+
+from cellweave.predict.maps import estimate_diameter, predict_maps
+from cellweave.predict.segmentation import Segmentation, parse_diameter, segment
+
+__all__ = ["Segmentation", "estimate_diameter", "parse_diameter", "predict_maps", "segment"]

@@ -1,0 +1,297 @@
+"""`predict_maps`: the net runs over an image band by band; only the maps of the whole image are kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cellweave.core.device import choose_device, inference_dtype
+from cellweave.core.errors import CellweaveError, InputError
+from cellweave.core.image import Image
+from cellweave.core.progress import report
+from cellweave.models import Segmenter, load_model
+from cellweave.predict.tiling import Tiles, plan
+from cellweave.prep import Channels, Resampling
+from cellweave.prep.channels import apply_weights
+from cellweave.representations.base import Maps
+
+log = logging.getLogger(__name__)
+
+LOCAL_TILE, GLOBAL_TILE = 2048, 224
+"""Tile side in px for nets whose output depends on a neighbourhood only, and for those with a style of the whole tile
+(224: what Cellpose trains and runs on)."""
+RAMP = 32
+STYLE_TILE, STYLE_TILES = 512, 4
+
+
+def predict_maps(
+    image: Image | NDArray[Any],
+    model: str | Segmenter | Sequence[Segmenter] = "default",
+    *,
+    diameter: float | None = None,
+    channels: str | Channels | None = None,
+    device: str = "auto",
+    augment: bool = False,
+    tile: int | None = None,
+) -> Maps:
+    """Maps (M, Y, X) float32 of an image, at the image's resolution.
+
+    The image is read, prepared, resized and run through the net in bands of one row of tiles; finished rows are resized
+    back and written to the result, so that besides the result only one band exists at a time.
+
+    Parameters
+    ----------
+    image
+        2-D image; see `Image.from_array` for which arrays are understood.
+    model
+        A name or folder (`load_model`), a model, or several models of one representation, whose maps are averaged
+        (the mean over four networks of the Cellpose paper).
+    diameter
+        Of the cells, in px; the image is resized to the model's training diameter. None: estimated.
+    channels
+        Channel policy (see `cellweave.prep.Channels`); None for the model's own.
+    device
+        auto, cpu, cuda or mps.
+    augment
+        Average over the four flips; slower, a little better.
+    tile
+        Largest side of a tile in px, at the training diameter. Nets without a global style give the same maps for
+        every value.
+
+    Raises
+    ------
+    InputError
+        When the image has times or depths to choose from, channels the policy cannot serve, or the diameter is not
+        positive.
+    """
+    picture = as_plane(image)
+    models = load_models(model)
+    planes = Planes(picture, models[0], channels)
+    if diameter is None:
+        diameter = estimate_diameter(picture, models[0], channels=channels, device=device)
+    if not (np.isfinite(diameter) and diameter > 0):
+        raise InputError(f"diameter is {diameter}; it must be a positive number of pixels")
+    n_maps = len(models[0].representation.map_names)
+    maps = np.zeros((n_maps, picture.height, picture.width), np.float32)
+    for one in models:
+        runner = Runner(one, choose_device(device), augment)
+        zoom = one.diameter / diameter
+        for rows, values in _bands(Planes(picture, one, channels) if one is not models[0] else planes, runner, zoom, tile):
+            maps[:, rows] += values / len(models) if len(models) > 1 else values
+    return maps
+
+
+def estimate_diameter(
+    image: Image | NDArray[Any],
+    model: str | Segmenter = "default",
+    *,
+    channels: str | Channels | None = None,
+    device: str = "auto",
+) -> float:
+    """Median cell diameter in px, from the style vector of up to four tiles spread over the image.
+
+    The estimate is made twice: at the image's own resolution, then with the image resized by the first answer, where
+    the size model knows best. A model without a size model answers with its training diameter.
+    """
+    picture, (segmenter,) = as_plane(image), load_models(model)
+    if segmenter.size_model is None:
+        return segmenter.diameter
+    planes = Planes(picture, segmenter, channels)
+    runner = Runner(segmenter, choose_device(device), augment=False)
+    diameter = segmenter.diameter
+    for zoom in (1.0, None):
+        zoom = segmenter.diameter / diameter if zoom is None else zoom
+        zoom = min(max(zoom, 1 / 16), 16.0)
+        styles = [runner.style(values) for values in _style_tiles(planes, zoom)]
+        diameter = segmenter.size_model.predict(np.mean(styles, axis=0)) / zoom
+    return diameter
+
+
+def as_plane(image: Image | NDArray[Any]) -> Image:
+    """The (C, Y, X) image that is meant; arrays become images, single times and depths fall away."""
+    return (image if isinstance(image, Image) else Image.from_array(image)).plane()
+
+
+def load_models(model: str | Segmenter | Sequence[Segmenter]) -> tuple[Segmenter, ...]:
+    """One or several models of one representation."""
+    models = (load_model(model),) if isinstance(model, (str, Segmenter)) else tuple(model)
+    if not models or len({type(m.representation) for m in models}) != 1:
+        raise InputError("averaging needs one or more models of the same representation")
+    return models
+
+
+class Planes:
+    """The planes a net sees, of any region, at any zoom."""
+
+    def __init__(self, image: Image, model: Segmenter, channels: str | Channels | None) -> None:
+        policy = model.channels if channels is None else Channels.parse(channels)
+        self._image, self._normalisation = image, model.normalisation
+        self._weights = policy.weights(image)
+        self._limits = model.normalisation.limits(image)
+        self.height, self.width = image.height, image.width
+
+    def read(self, rows: Resampling, columns: Resampling, y: slice, x: slice) -> NDArray[np.float32]:
+        """(2, y, x) float32 at the resampled rows y and columns x; only what they need is read."""
+        source_y, source_x = rows.source(y.start, y.stop), columns.source(x.start, x.stop)
+        pixels = self._image.read(source_y, source_x)
+        planes = apply_weights(self._normalisation.apply(pixels, self._limits), self._weights)
+        planes = rows.apply(planes, 1, y.start, y.stop, offset=source_y.start)
+        return columns.apply(planes, 2, x.start, x.stop, offset=source_x.start)
+
+
+class Runner:
+    """One net on one device: tiles in, maps out; a batch too large for the memory is halved."""
+
+    def __init__(self, model: Segmenter, device: torch.device, augment: bool) -> None:
+        self._model, self._device, self._augment = model, device, augment
+        self._net = model.net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._dtype = inference_dtype(device)
+        self.stride: int = model.net.stride  # type: ignore[assignment]
+        self.radius: int | None = model.net.radius  # type: ignore[assignment]
+        self.n_maps = len(model.representation.map_names)
+        self._batch = 8
+
+    def maps(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, 2, Y, X) to (B, M, Y, X)."""
+        done: list[NDArray[np.float32]] = []
+        while sum(map(len, done)) < len(tiles):
+            start = sum(map(len, done))
+            try:
+                done.append(self._forward(tiles[start : start + self._batch]))
+            except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self._batch == 1:
+                    raise CellweaveError(
+                        f"one tile of {tiles.shape[2]} x {tiles.shape[3]} px does not fit in the memory of "
+                        f"{self._device}; use a smaller tile (tile=512), or device='cpu'"
+                    ) from error
+                self._batch //= 2
+                log.info("not enough memory on %s: batches of %d tiles from here", self._device, self._batch)
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+        return np.concatenate(done)
+
+    @torch.inference_mode()
+    def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        x = torch.from_numpy(tiles).to(self._device, memory_format=torch.channels_last)
+        flips = [(), (2,), (3,), (2, 3)] if self._augment else [()]
+        total: torch.Tensor | None = None
+        for axes in flips:
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                outputs = self._net(x.flip(axes)).maps
+            maps = self._model.representation.from_outputs(outputs)
+            if axes:
+                signs = torch.tensor([-1.0 if axis in axes else 1.0 for axis in (2, 3)], device=maps.device)
+                maps = self._model.representation.transform(maps.flip(axes), torch.diag(signs).expand(len(maps), 2, 2))
+            total = maps if total is None else total + maps
+        assert total is not None
+        return np.asarray((total / len(flips)).cpu().numpy())
+
+    @torch.inference_mode()
+    def style(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(S,) of one (2, Y, X) picture."""
+        height, width = (-(-n // self.stride) * self.stride for n in planes.shape[1:])
+        x = torch.from_numpy(_padded(planes, height, width)[None]).to(self._device)
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            return np.asarray(self._net(x).style[0].float().cpu().numpy())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _padded(planes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Zeros below and to the right, as the net's own convolutions see beyond the border."""
+    return np.pad(planes, ((0, 0), (0, height - planes.shape[1]), (0, width - planes.shape[2])))
+
+
+def _style_tiles(planes: Planes, zoom: float) -> Iterator[NDArray[np.float32]]:
+    """Up to four pieces of up to 512 x 512 px at this zoom, spread evenly."""
+    height, width = (max(1, round(n * zoom)) for n in (planes.height, planes.width))
+    rows, columns = Resampling(planes.height, height), Resampling(planes.width, width)
+    side = int(STYLE_TILES**0.5)
+
+    def windows(length: int) -> list[slice]:
+        if length <= STYLE_TILE:
+            return [slice(0, length)]
+        n = min(side, -(-length // STYLE_TILE))
+        starts = [round((k + 0.5) * length / n - STYLE_TILE / 2) for k in range(n)]
+        return [slice(max(0, s), min(length, max(0, s) + STYLE_TILE)) for s in starts]
+
+    for y in windows(height):
+        for x in windows(width):
+            yield planes.read(rows, columns, y, x)
+
+
+def _bands(
+    planes: Planes, runner: Runner, zoom: float, tile: int | None
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Rows of the image and their maps (M, rows, X), from top to bottom."""
+    height, width = (max(1, round(n * zoom)) for n in (planes.height, planes.width))
+    rows, columns = Resampling(planes.height, height), Resampling(planes.width, width)
+    back_rows, back_columns = Resampling(height, planes.height), Resampling(width, planes.width)
+    local = runner.radius is not None
+    tile = tile or (LOCAL_TILE if local else GLOBAL_TILE)
+    lengths = [-(-n // runner.stride) * runner.stride for n in (height, width)]
+    down, across = (
+        plan(n, tile=tile, stride=runner.stride, margin=runner.radius or 0, ramp=RAMP) for n in lengths
+    )
+
+    held = np.zeros((runner.n_maps, 0, width), np.float32)  # finished rows first..., not yet resized
+    open_rows = np.zeros((runner.n_maps, 0, across.length), np.float32)  # rows that the next tiles add to
+    first, written = 0, 0
+    for k, start in enumerate(down.starts):
+        report("segmenting", k, len(down.starts), "rows of tiles")
+        band = _run_band(planes, runner, rows, columns, start, down, across)
+        band *= down.weights[k][None, :, None]
+        band[:, : open_rows.shape[1]] += open_rows
+        finished = down.size if k + 1 == len(down.starts) else down.starts[k + 1] - start
+        open_rows = band[:, finished:]
+        held = np.concatenate([held, band[:, :finished, :width]], axis=1)
+        known = min(height, first + held.shape[1])
+        until = planes.height if k + 1 == len(down.starts) else _rows_within(back_rows, written, known)
+        if until > written:
+            values = back_rows.apply(held, 1, written, until, offset=first)
+            yield slice(written, until), back_columns.apply(values, 2)
+            written = until
+            if written < planes.height:
+                needed = back_rows.source(written, planes.height).start
+                held, first = held[:, needed - first :].copy(), needed
+    report("segmenting", len(down.starts), len(down.starts), "rows of tiles")
+
+
+def _rows_within(back: Resampling, written: int, known: int) -> int:
+    """How many output rows need only input rows below `known`."""
+    low, high = written, back.n_out
+    while low < high:
+        middle = (low + high + 1) // 2
+        if back.source(middle - 1, middle).stop <= known:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _run_band(
+    planes: Planes, runner: Runner, rows: Resampling, columns: Resampling, start: int, down: Tiles, across: Tiles
+) -> NDArray[np.float32]:
+    """Maps (M, down.size, across.length) of one row of tiles, weighted across."""
+    y = slice(start, min(start + down.size, rows.n_out))
+    strip = _padded(planes.read(rows, columns, y, slice(0, columns.n_out)), down.size, across.length)
+    band = np.zeros((runner.n_maps, down.size, across.length), np.float32)
+    group = 1 if down.size * across.size > 2**20 else 8
+    for begin in range(0, len(across.starts), group):
+        starts = across.starts[begin : begin + group]
+        maps = runner.maps(np.stack([strip[:, :, s : s + across.size] for s in starts]))
+        for s, values, weights in zip(starts, maps, across.weights[begin : begin + group], strict=True):
+            band[:, :, s : s + across.size] += values * weights
+    return band

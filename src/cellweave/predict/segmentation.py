@@ -1,0 +1,128 @@
+"""`segment`: image in, cells out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.errors import InputError
+from cellweave.core.image import Image
+from cellweave.core.labels import Labels, median_diameter
+from cellweave.core.measure import Table, measure
+from cellweave.models import Segmenter
+from cellweave.predict.maps import as_plane, estimate_diameter, load_models, predict_maps
+from cellweave.prep import Channels
+from cellweave.representations.base import Maps
+
+REFINE_ABOVE = 1.25
+"""The image is segmented again when the cells found are this factor larger or smaller than estimated."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What `segment` found in one image.
+
+    Parameters
+    ----------
+    labels
+        (Y, X) int32, 0 = background, ids 1..n.
+    confidence
+        (n,) float32 in 0..1, in the order of the ids.
+    maps
+        (M, Y, X) float32; ``model.representation.decode(maps)`` gives the labels again, or others with other
+        thresholds, without running the net.
+    diameter
+        Cell diameter in px that the image was resized by: given, or estimated.
+    model
+        The first of the models used.
+    image
+        What was segmented.
+    """
+
+    labels: Labels
+    confidence: NDArray[np.float32]
+    maps: Maps = field(repr=False)
+    diameter: float
+    model: Segmenter = field(repr=False)
+    image: Image = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of cells."""
+        return len(self.confidence)
+
+    @cached_property
+    def table(self) -> Table:
+        """One row a cell: position, size, shape, intensities, confidence; see `cellweave.core.measure`."""
+        return measure(self.labels, self.image, self.confidence)
+
+
+def segment(
+    image: Image | NDArray[Any],
+    model: str | Segmenter | Sequence[Segmenter] = "default",
+    *,
+    diameter: float | str | None = None,
+    channels: str | Channels | None = None,
+    device: str = "auto",
+    augment: bool = False,
+    tile: int | None = None,
+) -> Segmentation:
+    """Find and outline the cells of a 2-D image.
+
+    Parameters
+    ----------
+    diameter
+        Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated by the size model; when the
+        cells found are of another size, the image is segmented once more at that size.
+    image, model, channels, device, augment, tile
+        As for `predict_maps`.
+
+    Raises
+    ------
+    InputError
+        See `predict_maps`; also a diameter in um for an image without a pixel size.
+    """
+    picture, models = as_plane(image), load_models(model)
+    given = parse_diameter(diameter, picture)
+    used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
+    for attempt in range(2):
+        maps = predict_maps(picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile)
+        labels, confidence = models[0].representation.decode_scored(maps)
+        found = median_diameter(labels)
+        if given or attempt or not found or 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:
+            break
+        del maps, labels
+        used = found
+    return Segmentation(labels, confidence, maps, float(used), models[0], picture)
+
+
+def parse_diameter(diameter: float | str | None, image: Image) -> float | None:
+    """Diameter in px from a number, ``"30"``, ``"30px"`` or ``"12um"``; None stays None.
+
+    Raises
+    ------
+    InputError
+        When it is no positive number, or in um while the image has no pixel size.
+    """
+    if diameter is None:
+        return None
+    text = str(diameter).strip().lower().replace("µ", "u").replace("μ", "u")
+    number, in_um = text.removesuffix("um").removesuffix("px").strip(), text.endswith("um")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"diameter '{diameter}' is not a positive size; write 30 (pixels) or 12um")
+    if not in_um:
+        return value
+    if image.pixel_size_um is None:
+        raise InputError(
+            f"{image.source or 'the image'} does not tell its pixel size, so a diameter in um cannot be used; give it in pixels"
+        )
+    return value / float(np.sqrt(image.pixel_size_um[0] * image.pixel_size_um[1]))

@@ -1,0 +1,176 @@
+"""`train`: labelled images in, a model folder out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellweave import __version__
+from cellweave.core.errors import CellweaveError, InputError
+from cellweave.core.files import make_output_folder, write_atomically
+from cellweave.core.labels import Labels
+from cellweave.core.progress import console_progress, is_shown, report
+from cellweave.io import read_image, read_labels
+from cellweave.metrics import evaluate
+from cellweave.models import Segmenter, load_model
+from cellweave.nets import NETS
+from cellweave.predict import segment
+from cellweave.prep import Channels
+from cellweave.representations import DiffusionFlows
+from cellweave.train.config import TrainConfig
+from cellweave.train.loop import fit
+from cellweave.train.pairs import Pair, check_folder
+from cellweave.train.samples import Example, Preparation, prepare
+from cellweave.train.sizes import train_size_model
+
+log = logging.getLogger(__name__)
+
+MODEL, SETTINGS, REPORT, CACHE = "model", "config.json", "data.txt", "cache"
+DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0}
+
+Data = str | os.PathLike[str] | Sequence[Example]
+
+
+def train(
+    data: Data, config: TrainConfig, *, validation: Data | None = None, resume: bool = False, card: dict[str, Any] | None = None
+) -> Segmenter:
+    """Train a model on labelled images, then its size model, and measure it on the validation images.
+
+    Parameters
+    ----------
+    data
+        A folder of images and labels (`find_pairs` lists the namings), or a list of `Example`.
+    config
+        See `TrainConfig`. Everything the run writes goes to `config.out`: `data.txt` (the check of the data),
+        `config.json`, `checkpoint.pt`, `log.csv`, `tensorboard/`, `best/`, and at the end the model folder `model/`.
+    validation
+        Images to choose the best epoch by; None holds out `config.validation` of the data.
+    resume
+        Go on after the last whole epoch of the run in `config.out`.
+    card
+        Entries for the model card: what the data are, under which licence.
+
+    Raises
+    ------
+    InputError
+        When no image can be used, or images and labels do not fit; the report says why.
+    """
+    if not is_shown():
+        with console_progress():
+            return train(data, config, validation=validation, resume=resume, card=card)
+    make_output_folder(config.out)
+    base = load_model(config.base) if config.base else None
+    training, held_out = _split(_examples(data, config.out), validation, config)
+    segmenter = _start(base, config)
+    preparation = Preparation(
+        segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation
+    )
+    samples = prepare(training, preparation, config.out / CACHE)
+    validation_samples = prepare(held_out, preparation, config.out / CACHE) if held_out else []
+    write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.model_dump_json(indent=2)))
+    segmenter = fit(segmenter, samples, validation_samples, config, resume=resume)
+    size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
+    segmenter = segmenter.with_(size_model=size_model, name=config.out.resolve().name)
+    facts = _facts(config, training, held_out) | (card or {})
+    if held_out:
+        facts["Figures on the validation images"] = _figures(segmenter, held_out, config.device)
+    return segmenter.with_(card=facts).save(config.out / MODEL)
+
+
+def _start(base: Segmenter | None, config: TrainConfig) -> Segmenter:
+    if base is not None:
+        return base.with_(diameter=config.diameter or base.diameter, size_model=None, hash="")
+    torch.manual_seed(config.seed)
+    return Segmenter(
+        NETS[config.net](),
+        DiffusionFlows(),
+        config.diameter or DEFAULT_DIAMETER[config.net],
+        channels=Channels.parse(config.channels),
+    )
+
+
+def _examples(data: Data, out: Path) -> list[Example]:
+    if not isinstance(data, (str, os.PathLike)):
+        return list(data)
+    checked = check_folder(data)
+    text = checked.text()
+    write_atomically(out / REPORT, lambda path: path.write_text(text + "\n"))
+    log.info("%s", text)
+    if not checked.usable:
+        raise InputError(f"{data}: no image can be used for training\n{text}")
+    return [read_example(pair) for pair in checked.usable]
+
+
+def read_example(pair: Pair, group: str = "") -> Example:
+    """Read one pair of files."""
+    return Example(pair.name, read_image(pair.image), read_labels(pair.labels), group)
+
+
+def _split(
+    examples: list[Example], validation: Data | None, config: TrainConfig
+) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples; without validation data, a random share that depends on the seed only."""
+    if not examples:
+        raise InputError("no training image was given")
+    if validation is not None:
+        return examples, _examples(validation, make_output_folder(config.out / "validation"))
+    n = min(round(config.validation * len(examples)), len(examples) - 1)
+    if n == 0:
+        return examples, []
+    chosen = set(np.random.default_rng(config.seed).permutation(len(examples))[:n].tolist())
+    return (
+        [e for k, e in enumerate(examples) if k not in chosen],
+        [e for k, e in enumerate(examples) if k in chosen],
+    )
+
+
+def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+    def described(examples: Sequence[Example]) -> str:
+        cells = sum(len(np.unique(e.labels)) - 1 for e in examples)
+        return f"{len(examples)} images, {cells:,} cells"
+
+    return {
+        "Made by": f"cellweave {__version__}",
+        "Training data": described(training),
+        "Validation data": described(held_out) if held_out else "none: the last epoch is not chosen by held-out images",
+        "Recipe": {k: str(v) for k, v in config.model_dump().items() if k not in ("out", "device") and v is not None},
+    }
+
+
+def _figures(segmenter: Segmenter, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
+    """One row a group of examples: figures with the true diameter given, and with it estimated."""
+    rows = []
+    groups = sorted({e.group for e in examples})
+    done = 0
+    for group in groups:
+        members = [e for e in examples if e.group == group]
+        found: dict[str, list[Labels]] = {"given": [], "estimated": []}
+        for example in members:
+            report("measuring the model", done, len(examples), example.name)
+            done += 1
+            for way in found:
+                found[way].append(_labels(segmenter, example, way == "given", device))
+        row: dict[str, Any] = {"Images": group or "all", "n": len(members)}
+        for way, labels in found.items():
+            total = evaluate([e.labels for e in members], labels, thresholds=(0.5, 0.75)).total
+            row[f"F1@0.5, diameter {way}"] = round(total.at(0.5).f1, 3)
+            row[f"F1@0.75, diameter {way}"] = round(total.at(0.75).f1, 3)
+        rows.append(row)
+    report("measuring the model", len(examples), len(examples), "")
+    return rows
+
+
+def _labels(segmenter: Segmenter, example: Example, given: bool, device: str) -> Labels:
+    from cellweave.core.labels import median_diameter
+
+    diameter = median_diameter(example.labels) if given else None
+    try:
+        return segment(example.image, segmenter, diameter=diameter or None, device=device).labels
+    except CellweaveError as error:
+        raise type(error)(f"{example.name}: {error}") from error
