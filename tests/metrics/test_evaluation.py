@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from cellweave.core.errors import InputError
+from cellweave.core.progress import showing
 from cellweave.metrics import THRESHOLDS, Evaluation, evaluate, evaluate_image, match
 from cellweave.metrics.boundary import boundary_pixels
 
@@ -241,6 +242,13 @@ def test_wrong_numbers_are_refused() -> None:
         evaluate(FULL, FULL, thresholds=(0.5, 1.5))
     with pytest.raises(InputError, match=r"0\.52 was not evaluated"):
         evaluate(FULL, FULL).total.at(0.52)
+
+
+def test_progress_is_told_before_each_image() -> None:
+    told: list[tuple[str, int, int, str]] = []
+    with showing(lambda *state: told.append(state)):
+        evaluate([FULL, FULL], [FULL, EMPTY], names=["a", "b"])
+    assert told == [("evaluating", 0, 2, "a"), ("evaluating", 1, 2, "b"), ("evaluating", 2, 2, "")]
 
 
 def test_images_of_other_thresholds_cannot_be_summed() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
+from cellweave.core.progress import report
 from cellweave.metrics.boundary import boundary_counts
 from cellweave.metrics.matching import Detection, check_threshold, match_overlap
 from cellweave.metrics.overlap import aggregated_jaccard, check_labels, overlap_of_checked
@@ -276,8 +277,9 @@ def evaluate(
     if names and len(names) != len(truths):
         raise InputError(f"{len(names)} names for {len(truths)} images; give one for each")
     names = names or [str(i + 1) for i in range(len(truths))]
-    images = []
+    images: list[Scores] = []
     for name, t, p in zip(names, truths, predictions, strict=True):
+        report("evaluating", len(images), len(truths), name)
         try:
             scores = evaluate_image(
                 t, p, thresholds=thresholds, boundary_tolerance=boundary_tolerance, name=name
@@ -285,4 +287,5 @@ def evaluate(
         except InputError as error:
             raise InputError(f"image {name}: {error}") from error
         images.append(scores)
+    report("evaluating", len(images), len(truths), "")
     return Evaluation(tuple(images), boundary_tolerance)
