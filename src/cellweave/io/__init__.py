@@ -1,0 +1,19 @@
+"""Reading images and labels, writing results: one module a file family."""
+
+from cellweave.io.labels import read_labels, write_labels
+from cellweave.io.overlay import render_overlay, write_overlay
+from cellweave.io.reading import describe, read_image
+from cellweave.io.seg_npy import read_seg_npy
+from cellweave.io.table import read_table, write_table
+
+__all__ = [
+    "describe",
+    "read_image",
+    "read_labels",
+    "read_seg_npy",
+    "read_table",
+    "render_overlay",
+    "write_labels",
+    "write_overlay",
+    "write_table",
+]

@@ -1,0 +1,267 @@
+"""OME-Zarr 0.4 (Zarr 2) and 0.5 (Zarr 3), and plain Zarr arrays. Only the chunks of a region are read.
+
+Source: the specification at https://ngff.openmicroscopy.org (multiscales, omero, labels, image-label).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellweave.core.errors import ReadError, WriteError
+from cellweave.core.files import atomic_path, write_atomically
+from cellweave.core.labels import Labels
+from cellweave.io.pixels import Found, joined, pixel_size, scaled
+
+if TYPE_CHECKING:
+    import zarr
+
+NAME = "OME-Zarr"
+SUFFIXES: tuple[str, ...] = (".zarr",)
+LABELS_NAME = "cells"
+
+_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+_CHUNK = 1024
+_ANY = "QIRPVMHLEABDFGJKNOUW"
+
+
+def recognises(path: Path, head: bytes) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in _METADATA)
+
+
+def find(path: Path) -> Found:
+    """Level 0 of the first multiscale image of a group, or a Zarr array."""
+    import zarr
+
+    opened = zarr.open(path, mode="r")
+    if isinstance(opened, zarr.Array):
+        return _found(opened, _array_axes(opened), {"format": f"Zarr {opened.metadata.zarr_format} array"})
+    attributes = _ome(opened)
+    if "bioformats2raw.layout" in attributes and "multiscales" not in attributes:
+        return find(path / "0")
+    image = _multiscale(path, attributes)
+    levels = [opened[dataset["path"]] for dataset in image["datasets"]]
+    axes = _axes(path, image, levels[0].ndim)
+    version = attributes.get("version") or image.get("version") or "without version"
+    facts = {
+        "format": f"OME-Zarr {version} (Zarr {opened.metadata.zarr_format})",
+        "pyramid levels": "; ".join(joined(level.shape) for level in levels) if len(levels) > 1 else "1",
+    }
+    if len(attributes["multiscales"]) > 1:
+        facts["images in file"] = f"{len(attributes['multiscales'])} (the first is read)"
+    labels = label_folders(path)
+    if labels:
+        facts["labels"] = ", ".join(folder.name for folder in labels)
+    names = tuple(str(c.get("label") or "") for c in attributes.get("omero", {}).get("channels", []))
+    return _found(levels[0], axes, facts, names, _pixel_size(image, axes))
+
+
+def _found(
+    array: zarr.Array[Any],
+    axes: str,
+    facts: dict[str, str],
+    names: tuple[str, ...] = (),
+    size: tuple[float, float] | None = None,
+) -> Found:
+    codecs = [type(codec).__name__.removesuffix("Codec").lower() for codec in array.compressors]
+    facts["compression"] = ", ".join(codecs) or "none"
+    facts["layout"] = f"chunks {joined(array.chunks)}"
+    return Found(
+        tuple(array.shape),
+        np.dtype(array.dtype),
+        axes,
+        lambda box: np.asarray(array[box]),
+        channel_names=names,
+        pixel_size_um=size,
+        facts=facts,
+    )
+
+
+def _array_axes(array: zarr.Array[Any]) -> str:
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    if names:
+        return _letters([str(name) for name in names])
+    return "YX" if array.ndim == 2 else _ANY[: array.ndim]
+
+
+def _letters(names: list[str]) -> str:
+    """One letter an axis; a name other than t, c, z, y, x is unknown."""
+    spare = iter(_ANY)
+    return "".join(
+        name.upper() if name.lower() in ("t", "c", "z", "y", "x") else next(spare) for name in names
+    )
+
+
+def _ome(group: zarr.Group) -> dict[str, Any]:
+    """The OME metadata: under "ome" since 0.5, at the top before."""
+    attributes = dict(group.attrs)
+    return dict(attributes["ome"]) if isinstance(attributes.get("ome"), dict) else attributes
+
+
+def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
+    if attributes.get("multiscales"):
+        image: dict[str, Any] = attributes["multiscales"][0]
+        return image
+    if "plate" in attributes or "well" in attributes:
+        raise ReadError(
+            f"{path}: is a plate or well of many images; give one of its fields, such as {path}/A/1/0"
+        )
+    folders = label_folders(path) or sorted(p for p in path.iterdir() if recognises(p, b""))
+    inside = ", ".join(str(folder.relative_to(path)) for folder in folders[:8])
+    raise ReadError(
+        f"{path}: this Zarr group has no image of its own ('multiscales' metadata); "
+        + (f"give one of its sub-groups: {inside}" if inside else "write it again as OME-Zarr 0.4 or 0.5")
+    )
+
+
+def _axes(path: Path, image: dict[str, Any], ndim: int) -> str:
+    """Letters of the multiscale's axes; versions before 0.3 have none and are always (T, C, Z, Y, X)."""
+    axes = image.get("axes")
+    if axes is None:
+        return "TCZYX" if ndim == 5 else _ANY[:ndim]
+    if len(axes) != ndim:
+        raise ReadError(f"{path}: its metadata has {len(axes)} axes, its pixels have {ndim}; write it again")
+    return _letters([str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes])
+
+
+def _pixel_size(image: dict[str, Any], axes: str) -> tuple[float, float] | None:
+    """Scale of level 0, times that of the whole multiscale, in the units of the axes."""
+    scale, given = np.ones(len(axes)), False
+    for transforms in (image["datasets"][0], image):
+        for transform in transforms.get("coordinateTransformations", []):
+            if transform.get("type") == "scale" and len(transform.get("scale", [])) == len(axes):
+                scale, given = scale * np.asarray(transform["scale"], float), True
+    described = image.get("axes") or [{}] * len(axes)
+    units = {
+        axis: item.get("unit") for axis, item in zip(axes, described, strict=True) if isinstance(item, dict)
+    }
+    if not given:
+        return None
+    y, x = (scaled(scale[axes.index(axis)], units.get(axis)) if axis in axes else None for axis in "YX")
+    return pixel_size(y, x)
+
+
+def label_folders(path: Path) -> list[Path]:
+    """The label images of an OME-Zarr group, in the order of its `labels` metadata."""
+    import zarr
+
+    folder = path / "labels"
+    if not recognises(folder, b""):
+        return []
+    group = zarr.open(folder, mode="r")
+    names = _ome(group).get("labels", []) if isinstance(group, zarr.Group) else []
+    return [folder / str(name) for name in names if recognises(folder / str(name), b"")]
+
+
+def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] | None) -> None:
+    """Write `labels/cells`: into the OME-Zarr image at `path`, or into a new group (version 0.5).
+
+    Beside an image the labels have as many levels as it has, as the specification asks, and its version.
+
+    Raises
+    ------
+    WriteError
+        When `path` exists and is not an OME-Zarr group of the size of the labels.
+    """
+    import zarr
+
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            zarr.create_group(temporary, zarr_format=3, attributes={"ome": {"version": "0.5"}})
+            _write_group(temporary / "labels", [labels], pixel_size_um, form=3, image=False)
+        return
+    opened = zarr.open(path, mode="r") if recognises(path, b"") else None
+    if not isinstance(opened, zarr.Group):
+        raise WriteError(f"{path}: exists and is not an OME-Zarr group; choose another name")
+    form: int = opened.metadata.zarr_format
+    levels, multiscales = [labels], _ome(opened).get("multiscales")
+    if multiscales:
+        arrays = [opened[dataset["path"]] for dataset in multiscales[0]["datasets"]]
+        axes = _axes(path, multiscales[0], arrays[0].ndim)
+        sizes = [(a.shape[axes.index("Y")], a.shape[axes.index("X")]) for a in arrays]
+        if sizes[0] != labels.shape:
+            raise WriteError(
+                f"{path}: its image is {joined(sizes[0])}, the labels are {joined(labels.shape)}; "
+                "choose another name"
+            )
+        levels = [_shrunk(labels, height, width) for height, width in sizes]
+        pixel_size_um = pixel_size_um or _pixel_size(multiscales[0], axes)
+    folder = path / "labels"
+    if not recognises(folder, b""):
+        with atomic_path(folder) as temporary:
+            _write_group(temporary, levels, pixel_size_um, form=form, image=bool(multiscales))
+        return
+    with atomic_path(folder / LABELS_NAME) as temporary:
+        _write_image(temporary, levels, pixel_size_um, form=form, image=bool(multiscales))
+    names = [*(f.name for f in label_folders(path) if f.name != LABELS_NAME), LABELS_NAME]
+    metadata = folder / ("zarr.json" if form == 3 else ".zattrs")
+    content = json.loads(metadata.read_text()) if metadata.exists() else {}
+    if form == 3:
+        content.setdefault("attributes", {}).setdefault("ome", {"version": "0.5"})["labels"] = names
+    else:
+        content["labels"] = names
+    write_atomically(metadata, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
+
+
+def _shrunk(labels: Labels, height: int, width: int) -> Labels:
+    """Every so-many-th pixel: ids must not be mixed."""
+    rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(np.intp)
+    return labels if labels.shape == (height, width) else labels[np.ix_(rows, columns)]
+
+
+def _write_group(
+    path: Path, levels: list[Labels], pixel_size_um: tuple[float, float] | None, *, form: int, image: bool
+) -> None:
+    """The group `labels` with one label image in it."""
+    import zarr
+
+    names: dict[str, Any] = {"labels": [LABELS_NAME]}
+    attributes = {"ome": {"version": "0.5", **names}} if form == 3 else names
+    zarr.create_group(path, zarr_format=form, attributes=attributes)
+    _write_image(path / LABELS_NAME, levels, pixel_size_um, form=form, image=image)
+
+
+def _write_image(
+    path: Path, levels: list[Labels], pixel_size_um: tuple[float, float] | None, *, form: int, image: bool
+) -> None:
+    """A multiscale label image; `image`: it lies in the group of the image that it labels."""
+    import zarr
+
+    unit = {} if pixel_size_um is None else {"unit": "micrometer"}
+    size = np.array(pixel_size_um or (1.0, 1.0))
+    scales = [(size * levels[0].shape / level.shape).tolist() for level in levels]
+    version = {"version": "0.5" if form == 3 else "0.4"}
+    multiscale: dict[str, Any] = {
+        "name": LABELS_NAME,
+        "axes": [{"name": name, "type": "space", **unit} for name in "yx"],
+        "datasets": [
+            {"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+            for i, scale in enumerate(scales)
+        ],
+    }
+    label = {"source": {"image": "../../"}} if image else {}
+    ome: dict[str, Any] = (
+        {"ome": {**version, "multiscales": [multiscale], "image-label": label}}
+        if form == 3
+        else {"multiscales": [{**version, **multiscale}], "image-label": {**version, **label}}
+    )
+    group = zarr.create_group(path, zarr_format=form, attributes=ome)
+    small = levels[0].size == 0 or levels[0].max() <= np.iinfo(np.uint16).max
+    options = (
+        {"dimension_names": ("y", "x")}
+        if form == 3
+        else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    )
+    for i, level in enumerate(levels):
+        array = group.create_array(
+            str(i),
+            shape=level.shape,
+            dtype=np.uint16 if small else np.uint32,
+            chunks=tuple(max(1, min(_CHUNK, n)) for n in level.shape),
+            **options,
+        )
+        array[:] = level
