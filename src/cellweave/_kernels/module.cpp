@@ -5,6 +5,7 @@ void bind_diffusion(nanobind::module_& m);
 void bind_tracking(nanobind::module_& m);
 void bind_objects(nanobind::module_& m);
 void bind_overlap(nanobind::module_& m);
+void bind_measure(nanobind::module_& m);
 
 NB_MODULE(_kernels, m) {
   m.doc() = "Hot loops of cellweave, compiled.";
@@ -12,4 +13,5 @@ NB_MODULE(_kernels, m) {
   bind_tracking(m);
   bind_objects(m);
   bind_overlap(m);
+  bind_measure(m);
 }

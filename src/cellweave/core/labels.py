@@ -44,6 +44,8 @@ def relabel(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
     ids = ids[ids > 0]
     if len(ids) == 0 or ids[-1] == len(ids):
         return labels.copy(), ids
+    if ids[-1] > 4 * labels.size + 65536:  # a table of all possible ids would be larger than the image
+        return np.searchsorted(ids, labels, side="right").astype(np.int32), ids
     lookup = np.zeros(int(ids[-1]) + 1, dtype=np.int32)
     lookup[ids] = np.arange(1, len(ids) + 1, dtype=np.int32)
     return lookup[labels], ids
