@@ -22,7 +22,9 @@ def choose_device(device: str = "auto") -> torch.device:
     kind, _, index = device.partition(":")
     there = {
         "cpu": True,
-        "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count() if not index or index.isdigit() else False,
+        "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count()
+        if not index or index.isdigit()
+        else False,
         "mps": torch.backends.mps.is_available(),
     }
     if kind not in there:
@@ -35,8 +37,11 @@ def choose_device(device: str = "auto") -> torch.device:
 def inference_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the processor multiplies it in hardware, float32 elsewhere."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if capable else torch.float32
-    return torch.float32
+        capable = torch.cuda.is_bf16_supported()
+    elif device.type == "cpu":
+        # Private in torch, and absent from older ones; without an answer float32 is always right.
+        tests = [getattr(torch.cpu, f"_is_{feature}_supported", None) for feature in ("avx512_bf16", "amx_tile")]
+        capable = torch.backends.mkldnn.is_available() and any(test() for test in tests if test)  # type: ignore[no-untyped-call]
+    else:
+        capable = False
+    return torch.bfloat16 if capable else torch.float32

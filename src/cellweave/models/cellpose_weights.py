@@ -1,4 +1,4 @@
-"""Official and user-trained weights of Cellpose 1 to 3, read into `CellposeUNet` without running code."""
+"""Networks and size models of Cellpose 1 to 3, read without running code in their files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,22 @@ import math
 import os
 import pickle
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cellweave.core.errors import ModelError
+from cellweave.io.seg_npy import _Builder, _Unpickler, read_header
+from cellweave.models.size_model import SizeModel
 from cellweave.nets.cellpose_unet import CellposeUNet
 
 _OFFICIAL = re.compile(r"(cyto[23]?|nuclei)(torch_\d)?")
 _HEAD = "output.2.weight"
 _FIRST = "downsample.down.res_down_0.conv.conv_0.2.weight"
 _INDEX = {"norm": 0, "conv": 2}
-# What torch.load was seen to raise, or could, for files with bytes changed or missing.
-_DAMAGE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -76,16 +64,12 @@ def load_cellpose_weights(path: str | os.PathLike[str]) -> CellposeWeights:
         state = {name.removeprefix("module."): value for name, value in state.items()}
     _refuse_other_networks(path, state)
 
-    net = CellposeUNet(
-        in_channels=_size(state, _FIRST, axis=1) or 2, out_maps=_size(state, _HEAD, axis=0) or 3
-    )
+    net = CellposeUNet(in_channels=_size(state, _FIRST, axis=1) or 2, out_maps=_size(state, _HEAD, axis=0) or 3)
     theirs = {_peer_name(name): name for name in net.state_dict()}
     missing = sorted(theirs.keys() - state.keys())
     unknown = sorted(state.keys() - theirs.keys() - {"diam_mean", "diam_labels"})
     if missing or unknown:
-        facts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(
-            unknown
-        )
+        facts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(unknown)
         raise _refusal(path, f"is no Cellpose network of version 1 to 3: it {' and '.join(facts)}")
     ours = {name: state[peer] for peer, name in theirs.items()}
     wrong = [_peer_name(name) for name, value in net.state_dict().items() if value.shape != ours[name].shape]
@@ -97,6 +81,38 @@ def load_cellpose_weights(path: str | os.PathLike[str]) -> CellposeWeights:
     if _OFFICIAL.fullmatch(path.name):
         diam_mean = 17.0 if path.name.startswith("nuclei") else 30.0
     return CellposeWeights(net.eval(), diam_mean, _diameter(path, state, "diam_labels"))
+
+
+def load_cellpose_size_model(path: str | os.PathLike[str]) -> SizeModel:
+    """Read a size model of Cellpose (``size_cyto3.npy``, or a user's ``..._size.npy``).
+
+    The file is a pickled dict of A and smean (S,), the mean ymean of the log diameters over diam_mean, and
+    diam_mean in px; Cellpose's estimate is ``max(5, diam_mean * exp(A (style - smean) + ymean))``. The
+    `SizeModel` returned is the same without the floor of 5 px.
+
+    Raises
+    ------
+    ModelError
+        When the file is missing, damaged or something else; nothing in it is run.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as stream:
+            read_header(stream)
+            content = _Builder().build(_Unpickler(stream).load()).item()
+        a, mean_style = (np.asarray(content[name], np.float64).ravel() for name in ("A", "smean"))
+        scale, offset = (float(np.asarray(content[name]).item()) for name in ("diam_mean", "ymean"))
+        mean = offset + math.log(scale)
+        if a.shape != mean_style.shape or not np.isfinite([*a, *mean_style, mean]).all():
+            raise ValueError("A and smean must be as long as each other, and all numbers finite")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except Exception as error:
+        raise ModelError(
+            f"{path} is damaged or no size model of Cellpose; nothing in it was run; choose a file such as "
+            "size_cyto3.npy"
+        ) from error
+    return SizeModel(a, mean_style, mean)
 
 
 def _peer_name(name: str) -> str:
@@ -124,9 +140,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     if start[8:9] == b"{":
         raise _refusal(path, "is a safetensors file, which Cellpose 1 to 3 do not write")
     if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise _refusal(
-            path, f"is no PyTorch file: it {f'starts with {start[:8]!r}' if start else 'is empty'}"
-        )
+        raise _refusal(path, f"is no PyTorch file: it {f'starts with {start[:8]!r}' if start else 'is empty'}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -134,7 +148,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             path,
             "is damaged or holds other objects than weights, which are not loaded since they could run code",
         ) from error
-    except _DAMAGE as error:
+    except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise ModelError(f"{path} is damaged or cut short; download or copy it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _refusal(path, "is a PyTorch file, but holds more or less than the weights of one network")

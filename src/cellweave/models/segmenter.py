@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
@@ -78,12 +78,20 @@ class Segmenter:
             settings = self._settings() | {"sha256": weights_hash}
             settings["settings_sha256"] = _settings_hash(settings)
             (temporary / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-            (temporary / CARD).write_text(card_text(self.name, settings))
+            (temporary / CARD).write_text(_card_text(settings))
         return replace(self, hash=weights_hash)
 
+    def card_text(self) -> str:
+        """The model card, in Markdown."""
+        return _card_text(self._settings() | {"sha256": self.hash})
+
     def _settings(self) -> dict[str, Any]:
-        net = {"name": type(self.net).__name__, "in_channels": self.net.in_channels, "out_maps": self.net.out_maps}
-        net["widths"] = list(self.net.widths)  # type: ignore[arg-type]
+        net = {
+            "name": type(self.net).__name__,
+            "in_channels": self.net.in_channels,
+            "out_maps": self.net.out_maps,
+            "widths": list(cast("tuple[int, ...]", self.net.widths)),
+        }
         return {
             "format": FORMAT,
             "name": self.name,
@@ -144,7 +152,9 @@ class Segmenter:
         size_model = None
         if "size.coefficients" in arrays:
             size_model = SizeModel(
-                arrays["size.coefficients"], arrays["size.mean_style"], float(arrays["size.mean_log_diameter"])
+                arrays["size.coefficients"],
+                arrays["size.mean_style"],
+                float(arrays["size.mean_log_diameter"]),
             )
         return cls(
             net,
@@ -164,9 +174,9 @@ def _settings_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def card_text(name: str, settings: dict[str, Any]) -> str:
+def _card_text(settings: dict[str, Any]) -> str:
     """The model card, in Markdown, from what `model.json` holds."""
-    lines = [f"# Model card: {name}", ""]
+    lines = [f"# Model card: {settings['name']}", ""]
     facts = {
         "Net": settings["net"]["name"],
         "Represents cells by": settings["representation"]["name"],

@@ -55,12 +55,8 @@ class Scale(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, style_channels: int = 0) -> None:
         super().__init__()
         self.project = NormConv(in_channels, out_channels, kernel=1, relu=False)
-        self.convs = nn.ModuleList(
-            NormConv(out_channels if k else in_channels, out_channels) for k in range(4)
-        )
-        self.styles = nn.ModuleList(
-            nn.Linear(style_channels, out_channels) for _ in range(3) if style_channels
-        )
+        self.convs = nn.ModuleList(NormConv(out_channels if k else in_channels, out_channels) for k in range(4))
+        self.styles = nn.ModuleList(nn.Linear(style_channels, out_channels) for _ in range(3) if style_channels)
 
     def forward(self, x: Tensor, skip: Tensor | None = None, style: Tensor | None = None) -> Tensor:
         def styled(k: int, a: Tensor) -> Tensor:
@@ -100,9 +96,7 @@ class CellposeUNet(nn.Module):
     radius: int | None = None
     """Pixels around an output that can change it: the style vector brings in the whole tile, so no bound."""
 
-    def __init__(
-        self, in_channels: int = 2, out_maps: int = 3, widths: Sequence[int] = (32, 64, 128, 256)
-    ) -> None:
+    def __init__(self, in_channels: int = 2, out_maps: int = 3, widths: Sequence[int] = (32, 64, 128, 256)) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.out_maps = out_maps
@@ -110,8 +104,7 @@ class CellposeUNet(nn.Module):
         self.stride = 2 ** (len(widths) - 1)
         self.down = nn.ModuleList(Scale(a, b) for a, b in zip((in_channels, *widths), widths, strict=False))
         self.up = nn.ModuleList(
-            Scale(a, b, style_channels=widths[-1])
-            for a, b in zip((*widths[1:], widths[-1]), widths, strict=True)
+            Scale(a, b, style_channels=widths[-1]) for a, b in zip((*widths[1:], widths[-1]), widths, strict=True)
         )
         self.head = NormConv(widths[0], out_maps, kernel=1)
         for module in self.modules():

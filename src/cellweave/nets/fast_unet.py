@@ -24,7 +24,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = F.relu(self.norm2(self.conv2(y)), inplace=True)
-        return y + self.project(x)
+        z: Tensor = self.project(x)
+        return y + z
 
 
 class FastUNet(nn.Module):

@@ -81,7 +81,9 @@ def predict_maps(
     for one in models:
         runner = Runner(one, choose_device(device), augment)
         zoom = one.diameter / diameter
-        for rows, values in _bands(Planes(picture, one, channels) if one is not models[0] else planes, runner, zoom, tile):
+        for rows, values in _bands(
+            Planes(picture, one, channels) if one is not models[0] else planes, runner, zoom, tile
+        ):
             maps[:, rows] += values / len(models) if len(models) > 1 else values
     return maps
 
@@ -242,15 +244,14 @@ def _bands(
     local = runner.radius is not None
     tile = tile or (LOCAL_TILE if local else GLOBAL_TILE)
     lengths = [-(-n // runner.stride) * runner.stride for n in (height, width)]
-    down, across = (
-        plan(n, tile=tile, stride=runner.stride, margin=runner.radius or 0, ramp=RAMP) for n in lengths
-    )
+    down, across = (plan(n, tile=tile, stride=runner.stride, margin=runner.radius or 0, ramp=RAMP) for n in lengths)
 
     held = np.zeros((runner.n_maps, 0, width), np.float32)  # finished rows first..., not yet resized
     open_rows = np.zeros((runner.n_maps, 0, across.length), np.float32)  # rows that the next tiles add to
     first, written = 0, 0
     for k, start in enumerate(down.starts):
-        report("segmenting", k, len(down.starts), "rows of tiles")
+        if len(down.starts) > 1:
+            report("rows of tiles", k, len(down.starts))
         band = _run_band(planes, runner, rows, columns, start, down, across)
         band *= down.weights[k][None, :, None]
         band[:, : open_rows.shape[1]] += open_rows
@@ -266,7 +267,6 @@ def _bands(
             if written < planes.height:
                 needed = back_rows.source(written, planes.height).start
                 held, first = held[:, needed - first :].copy(), needed
-    report("segmenting", len(down.starts), len(down.starts), "rows of tiles")
 
 
 def _rows_within(back: Resampling, written: int, known: int) -> int:
@@ -282,7 +282,13 @@ def _rows_within(back: Resampling, written: int, known: int) -> int:
 
 
 def _run_band(
-    planes: Planes, runner: Runner, rows: Resampling, columns: Resampling, start: int, down: Tiles, across: Tiles
+    planes: Planes,
+    runner: Runner,
+    rows: Resampling,
+    columns: Resampling,
+    start: int,
+    down: Tiles,
+    across: Tiles,
 ) -> NDArray[np.float32]:
     """Maps (M, down.size, across.length) of one row of tiles, weighted across."""
     y = slice(start, min(start + down.size, rows.n_out))

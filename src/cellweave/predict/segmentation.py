@@ -91,7 +91,9 @@ def segment(
     given = parse_diameter(diameter, picture)
     used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
     for attempt in range(2):
-        maps = predict_maps(picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile)
+        maps = predict_maps(
+            picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile
+        )
         labels, confidence = models[0].representation.decode_scored(maps)
         found = median_diameter(labels)
         if given or attempt or not found or 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:

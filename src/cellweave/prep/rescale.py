@@ -74,4 +74,4 @@ def resize_labels(labels: NDArray[np.int32], height: int, width: int) -> NDArray
     """Labels (Y, X) to (height, width) by the nearest pixel."""
     rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(np.int64)
-    return labels[rows[:, None], columns[None, :]]
+    return np.asarray(labels[rows[:, None], columns[None, :]])

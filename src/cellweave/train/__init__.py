@@ -5,4 +5,13 @@ from cellweave.train.config import TrainConfig
 from cellweave.train.pairs import DataReport, Pair, check_folder, check_pairs, find_pairs
 from cellweave.train.samples import Example
 
-__all__ = ["DataReport", "Example", "Pair", "TrainConfig", "check_folder", "check_pairs", "find_pairs", "train"]
+__all__ = [
+    "DataReport",
+    "Example",
+    "Pair",
+    "TrainConfig",
+    "check_folder",
+    "check_pairs",
+    "find_pairs",
+    "train",
+]

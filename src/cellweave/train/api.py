@@ -38,7 +38,12 @@ Data = str | os.PathLike[str] | Sequence[Example]
 
 
 def train(
-    data: Data, config: TrainConfig, *, validation: Data | None = None, resume: bool = False, card: dict[str, Any] | None = None
+    data: Data,
+    config: TrainConfig,
+    *,
+    validation: Data | None = None,
+    resume: bool = False,
+    card: dict[str, Any] | None = None,
 ) -> Segmenter:
     """Train a model on labelled images, then its size model, and measure it on the validation images.
 
@@ -68,9 +73,7 @@ def train(
     base = load_model(config.base) if config.base else None
     training, held_out = _split(_examples(data, config.out), validation, config)
     segmenter = _start(base, config)
-    preparation = Preparation(
-        segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation
-    )
+    preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
     samples = prepare(training, preparation, config.out / CACHE)
     validation_samples = prepare(held_out, preparation, config.out / CACHE) if held_out else []
     write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.model_dump_json(indent=2)))

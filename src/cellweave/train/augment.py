@@ -36,9 +36,7 @@ def random_view(
     back = np.linalg.inv(matrix)
 
     half = crop / zoom / 2
-    center = [
-        rng.uniform(min(half, n / 2), max(n - half, n / 2)) if n > half else n / 2 for n in (height, width)
-    ]
+    center = [rng.uniform(min(half, n / 2), max(n - half, n / 2)) if n > half else n / 2 for n in (height, width)]
     reach = np.abs(back).sum(axis=1) * crop / 2 + 2
     low = [max(0, int(c - r)) for c, r in zip(center, reach, strict=True)]
     high = [min(n, int(c + r) + 2) for c, r, n in zip(center, reach, (height, width), strict=True)]
@@ -70,7 +68,9 @@ def random_contrast(planes: torch.Tensor, rng: np.random.Generator) -> torch.Ten
         sigma = rng.uniform(0.5, 1.5)
         taps = torch.exp(-0.5 * (torch.arange(-4, 5) / sigma) ** 2)
         taps = (taps / taps.sum()).view(1, 1, -1)
-        planes = F.conv2d(F.conv2d(planes[:, None], taps[..., None], padding=(4, 0)), taps[:, :, None], padding=(0, 4))[:, 0]
+        planes = F.conv2d(F.conv2d(planes[:, None], taps[..., None], padding=(4, 0)), taps[:, :, None], padding=(0, 4))[
+            :, 0
+        ]
     if rng.random() < 0.5:
         noise = rng.standard_normal(planes.shape, dtype=np.float32) * rng.uniform(0, 0.1)
         planes = torch.where(used, planes + torch.from_numpy(noise), planes)
@@ -78,7 +78,12 @@ def random_contrast(planes: torch.Tensor, rng: np.random.Generator) -> torch.Ten
 
 
 def batch(
-    samples: Sequence[Sample], crop: int, seed: Sequence[int], representation: Representation, *, contrast: bool = True
+    samples: Sequence[Sample],
+    crop: int,
+    seed: Sequence[int],
+    representation: Representation,
+    *,
+    contrast: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of `samples`: planes (B, 2, crop, crop) and maps (B, M, crop, crop). The same seed gives the same batch."""
     views, matrices = [], []

@@ -70,7 +70,9 @@ def rate_at(config: TrainConfig, epoch: float) -> float:
         warm, from_epoch = min(10.0, 0.1 * config.epochs), 0.7 * config.epochs
         if epoch < warm:
             return config.peak_rate * epoch / warm
-        return float(config.peak_rate * 0.5 ** (math.floor((epoch - from_epoch) / 10) + 1 if epoch >= from_epoch else 0))
+        return float(
+            config.peak_rate * 0.5 ** (math.floor((epoch - from_epoch) / 10) + 1 if epoch >= from_epoch else 0)
+        )
     warm = min(3.0, 0.05 * config.epochs)
     if epoch < warm:
         return config.peak_rate * epoch / warm

@@ -62,7 +62,7 @@ def fit(
         When the loss is not finite, with what to do about it.
     """
     device = choose_device(config.device)
-    net = segmenter.net.to(device, memory_format=torch.channels_last)
+    net = segmenter.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(net, config)
     state = _resume(config.out / CHECKPOINT, net, optimiser, config) if resume else _State()
     if not resume:
@@ -129,7 +129,11 @@ def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def _loss(
-    net: nn.Module, representation: Representation, planes: torch.Tensor, maps: torch.Tensor, device: torch.device
+    net: nn.Module,
+    representation: Representation,
+    planes: torch.Tensor,
+    maps: torch.Tensor,
+    device: torch.device,
 ) -> torch.Tensor:
     dtype = inference_dtype(device)
     planes = planes.to(device, memory_format=torch.channels_last)
@@ -240,4 +244,4 @@ def _events(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -159,9 +159,7 @@ def check_folder(folder: str | os.PathLike[str], *, min_objects: int = 5) -> Dat
     return check_pairs(pairs, missing=missing, min_objects=min_objects)
 
 
-def check_pairs(
-    pairs: Sequence[Pair], *, missing: Iterable[Problem] = (), min_objects: int = 5
-) -> DataReport:
+def check_pairs(pairs: Sequence[Pair], *, missing: Iterable[Problem] = (), min_objects: int = 5) -> DataReport:
     """Read every pair and tell what a training can use. A bad file is reported and the check goes on.
 
     Progress is told before each pair, see `cellweave.core.progress`.
@@ -232,9 +230,7 @@ def _read(pair: Pair) -> tuple[Image, Labels]:
 def _remarks(pair: Pair, labels: Labels, n_objects: int, min_objects: int) -> Iterator[Problem]:
     """What is worth knowing about labels that can be used."""
     if n_objects == 0:
-        yield Problem(
-            pair.labels, "has no objects", "keep it only if the image shows background alone", False
-        )
+        yield Problem(pair.labels, "has no objects", "keep it only if the image shows background alone", False)
         return
     if n_objects == 1 and (pieces := int(cc3d.connected_components(labels > 0, return_N=True)[1])) > 1:
         yield Problem(
@@ -313,9 +309,7 @@ def _no_labels(image: Path, namesake: Path | None) -> Problem:
 
 def _no_image(labels: Path) -> Problem:
     if labels.suffix.lower() in LOSSY_SUFFIXES:
-        return Problem(
-            labels, "JPEG changes ids, so it cannot hold labels", "save labels as PNG or TIFF", False
-        )
+        return Problem(labels, "JPEG changes ids, so it cannot hold labels", "save labels as PNG or TIFF", False)
     return Problem(labels, "has no image", "it is not used; check the image's name", False)
 
 
@@ -359,9 +353,7 @@ def _precedence(labels: Path) -> tuple[int, int, str]:
 
 
 def _nothing_found(folder: Path) -> str:
-    names = sorted(
-        p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith(".")
-    )
+    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith("."))
     if not names:
         return f"{folder}: the folder is empty; give one with images and labels. Understood are:\n{NAMINGS}"
     more = f" and {len(names) - LINES_SHOWN} more" if len(names) > LINES_SHOWN else ""
@@ -378,9 +370,7 @@ def _nothing_found(folder: Path) -> str:
 def _histogram(values: NDArray[np.float64]) -> list[str]:
     """A bar a line; everything above the 99th percentile is in the last one."""
     low, high = float(values.min()), float(np.percentile(values, 99))
-    step = next(
-        s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10_000) if (high - low) / s <= LINES_SHOWN - 2
-    )
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10_000) if (high - low) / s <= LINES_SHOWN - 2)
     edges = np.arange(low // step * step, high // step * step + 2 * step, step)
     counts, _ = np.histogram(np.minimum(values, high), edges)
     most = counts.max()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cellweave.core.device import choose_device
 from cellweave.core.labels import median_diameter
 from cellweave.core.progress import report
 from cellweave.models import Segmenter, SizeModel, fit_size_model
-from cellweave.predict.maps import Planes, Runner, choose_device
+from cellweave.predict.maps import Planes, Runner
 from cellweave.prep import Resampling
 from cellweave.train.samples import LARGEST_ZOOM, Example
 
@@ -42,7 +43,7 @@ def train_size_model(
             height, width = (max(16, round(n * zoom)) for n in (planes.height, planes.width))
             y, x = (_window(n, rng) for n in (height, width))
             pixels = planes.read(Resampling(planes.height, height), Resampling(planes.width, width), y, x)
-            pixels = np.rot90(pixels, rng.integers(4), axes=(1, 2))
+            pixels = np.rot90(pixels, int(rng.integers(4)), axes=(1, 2))
             pixels = pixels[:, :, :: rng.choice([-1, 1])]
             styles.append(runner.style(np.ascontiguousarray(pixels)))
             diameters.append(diameter * zoom)

@@ -1,0 +1,224 @@
+"""``cellweave``: the commands, their options and their help."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cellweave import __version__
+from cellweave.core.errors import CellweaveError
+
+app = typer.Typer(
+    name="cellweave",
+    help="Find, outline and count cells in any microscope image.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def main() -> None:
+    """Entry point: runs a command; an error of ours becomes one readable line and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app()
+    except CellweaveError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.secho(f"cellweave: {message}", fg="red", err=True)
+    sys.exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cellweave {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find, outline and count cells in any microscope image."""
+
+
+@app.command()
+def segment(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Image files, folders of images, or patterns.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    model: Annotated[str, typer.Option(help="Name or folder of a model, or a Cellpose weights file.")] = "default",
+    channels: Annotated[
+        str | None,
+        typer.Option(help="gray, gray:DAPI, CYTOPLASM,NUCLEUS (names or numbers from 1), green-blue, merged:A,B."),
+    ] = None,
+    diameter: Annotated[
+        str | None, typer.Option(help="Cell diameter: 30 (pixels) or 12um. Estimated without it.")
+    ] = None,
+    save: Annotated[str, typer.Option(help="Any of labels, png, zarr, overlay, table.")] = "labels,overlay,table",
+    device: Device = "auto",
+    overwrite: Annotated[
+        bool, typer.Option(help="Do finished files again, and replace results of other settings.")
+    ] = False,
+    plane: Annotated[str | None, typer.Option(help="Of time lapses and stacks: t=0, z=5 or t=0,z=5.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
+    augment: Annotated[bool, typer.Option(help="Average over four flips: slower, a little better.")] = False,
+    probability_threshold: Annotated[
+        float | None, typer.Option(help="Lower finds more and larger cells (0..1).")
+    ] = None,
+    flow_threshold: Annotated[
+        float | None, typer.Option(help="Higher keeps more doubtful shapes; 0 keeps all.")
+    ] = None,
+    min_size: Annotated[int | None, typer.Option(help="Smallest cell, in pixels of area.")] = None,
+) -> None:
+    """Segment images: labels, an overlay picture and a table for each, and a summary of the run."""
+    from cellweave.cli.segment import Settings, run
+
+    decoding = {
+        "probability_threshold": probability_threshold,
+        "flow_threshold": flow_threshold,
+        "min_size": min_size,
+    }
+    settings = Settings(
+        model=model,
+        channels=channels,
+        diameter=diameter,
+        save=tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip())),
+        plane=plane,
+        axes=axes,
+        augment=augment,
+        decoding={k: v for k, v in decoding.items() if v is not None},
+    )
+    failed = run(inputs, out, settings, device=device, overwrite=overwrite)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images and labels.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run; the model will be in its folder 'model'.")],
+    validation: Annotated[
+        Path | None, typer.Option(help="Folder of validation images; without it a tenth is held out.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="Model to fine-tune, for example default.")] = None,
+    net: Annotated[str, typer.Option(help="FastUNet or CellposeUNet, when there is no base.")] = "FastUNet",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    recipe: Annotated[str, typer.Option(help="adamw, or sgd (the Cellpose paper's).")] = "adamw",
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate; the recipe's without it.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 8,
+    crop: Annotated[int, typer.Option(help="Side of a crop in px, a multiple of 16.")] = 224,
+    diameter: Annotated[float | None, typer.Option(help="Cells are resized to this diameter in px.")] = None,
+    channels: Annotated[str, typer.Option(help="Channel policy, as for segment.")] = "auto",
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without progress.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+) -> None:
+    """Train a model on your own images, from scratch or from a base model."""
+    from pydantic import ValidationError
+
+    from cellweave.core.progress import console_progress
+    from cellweave.train import TrainConfig
+    from cellweave.train import train as run_training
+
+    try:
+        config = TrainConfig.model_validate(
+            {
+                "out": out,
+                "base": base,
+                "net": net,
+                "epochs": epochs,
+                "recipe": recipe,
+                "learning_rate": learning_rate,
+                "batch_size": batch_size,
+                "crop": crop,
+                "diameter": diameter,
+                "channels": channels,
+                "patience": patience,
+                "seed": seed,
+                "device": device,
+            }
+        )
+    except ValidationError as error:
+        problems = "; ".join(f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        raise CellweaveError(problems) from error
+    logging.getLogger("cellweave").setLevel(logging.INFO)
+    with console_progress():
+        run_training(data, config, validation=validation, resume=resume)
+    typer.echo(
+        f"The model is in {out / 'model'}. Use it with: cellweave segment IMAGES --out RESULTS --model {out / 'model'}"
+    )
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(metavar="PRED", help="Label file, or folder of them.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Label file, or folder of them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and evaluation.csv.")] = None,
+) -> None:
+    """Compare label images with the truth: precision, recall, F1, AP, PQ at IoU 0.5 to 0.95, overlap, counts."""
+    from cellweave.cli.evaluate import run
+
+    run(predicted, truth, out)
+
+
+@app.command()
+def info(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
+) -> None:
+    """Show what the reader sees in image files."""
+    from cellweave.io import describe, read_image
+
+    failed = False
+    for file in files:
+        try:
+            facts = describe(read_image(file, axes=axes))
+        except CellweaveError as error:
+            typer.secho(f"cellweave: {error}", fg="red", err=True)
+            failed = True
+            continue
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            typer.echo(f"{name:<{width}}  {value}")
+        typer.echo()
+    if failed:
+        raise typer.Exit(1)
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """List the models that --model finds by name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cellweave.models import list_models
+
+    table = Table("name", "kind", "where")
+    for entry in list_models():
+        table.add_row(entry.name, entry.origin, str(entry.path))
+    Console().print(table)
+
+
+@models_app.command("info")
+def models_info(model: Annotated[str, typer.Argument(help="Name or folder of a model.")]) -> None:
+    """Show a model's card: data, licences, recipe, figures."""
+    from cellweave.models import load_model
+
+    typer.echo(load_model(model).card_text())

@@ -1,0 +1,76 @@
+"""``cellweave evaluate``: label files against label files, paired by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from cellweave.core.errors import InputError
+from cellweave.core.files import make_output_folder
+from cellweave.core.progress import console_progress
+from cellweave.io import read_labels
+from cellweave.metrics import evaluate
+from cellweave.metrics.report import as_table, to_csv, to_json
+
+SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".zarr")
+ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_seg")
+
+
+def run(predicted: Path, truth: Path, out: Path | None) -> None:
+    """Print a table; with `out`, write `evaluation.json` and `evaluation.csv` there.
+
+    Raises
+    ------
+    InputError
+        When a file has no partner, or shapes differ; names the file.
+    """
+    pairs = _pairs(predicted, truth)
+    folder = make_output_folder(out) if out else None
+    with console_progress():
+        result = evaluate(
+            [read_labels(t) for _, t in pairs],
+            [read_labels(p) for p, _ in pairs],
+            names=[_key(t) for _, t in pairs],
+        )
+    Console().print(as_table(result))
+    if folder:
+        to_json(result, folder / "evaluation.json")
+        to_csv(result, folder / "evaluation.csv")
+
+
+def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
+    if _is_file(predicted) and _is_file(truth):
+        return [(predicted, truth)]
+    found, expected = _by_key(predicted), _by_key(truth)
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        raise InputError(
+            f"{predicted}: no labels for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; "
+            "names must agree up to _labels, _masks and the suffix"
+        )
+    return [(found[key], expected[key]) for key in sorted(expected)]
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() or path.suffix.lower() == ".zarr"
+
+
+def _by_key(path: Path) -> dict[str, Path]:
+    if _is_file(path):
+        return {_key(path): path}
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such file or folder")
+    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    labels = [p for p in files if p.stem.endswith(ENDINGS)] or files
+    if not labels:
+        raise InputError(f"{path}: no label image in this folder; they end in {', '.join(SUFFIXES)}")
+    return {_key(p): p for p in labels}
+
+
+def _key(path: Path) -> str:
+    stem = path.stem
+    for ending in ENDINGS:
+        if stem.endswith(ending):
+            return stem.removesuffix(ending)
+    return stem
