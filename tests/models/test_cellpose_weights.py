@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from cellweave.core.errors import ModelError
-from cellweave.models.cellpose_weights import load_cellpose_weights
+from cellweave.models.cellpose_weights import load_cellpose_size_model, load_cellpose_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "cellpose_maps.npz"
@@ -181,8 +181,7 @@ def test_other_networks_are_refused(
 
 
 def write_size_model(path: Path) -> None:
-    np.save(path, {"A": np.zeros(256), "smean": np.zeros(256)}, allow_pickle=True)  # type: ignore[arg-type]
-    path.with_name(path.name + ".npy").rename(path)
+    save_pickled(path, {"A": np.zeros(256), "smean": np.zeros(256)})
 
 
 @pytest.mark.parametrize(
@@ -218,9 +217,7 @@ class Bomb:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_the_file_is_not_run(zipped: bool, tmp_path: Path) -> None:
-    torch.save(
-        {"output.2.weight": Bomb(tmp_path / "ran")}, tmp_path / "m", _use_new_zipfile_serialization=zipped
-    )
+    torch.save({"output.2.weight": Bomb(tmp_path / "ran")}, tmp_path / "m", _use_new_zipfile_serialization=zipped)
     with pytest.raises(ModelError, match="could run code"):
         load_cellpose_weights(tmp_path / "m")
     assert not (tmp_path / "ran").exists()
@@ -239,9 +236,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_damaged_files_are_refused_by_name(
-    small_files: list[Path], tmp_path: Path, data: st.DataObject
-) -> None:
+def test_damaged_files_are_refused_by_name(small_files: list[Path], tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(small_files)).read_bytes())
     for _ in range(data.draw(st.integers(0, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -251,14 +246,69 @@ def test_damaged_files_are_refused_by_name(
         load_cellpose_weights(path)
 
 
+def size_content(rng: np.random.Generator) -> dict[str, Any]:
+    """What Cellpose saves as a size model."""
+    a, mean = rng.normal(size=(2, 256))
+    return {"A": a, "smean": mean.astype(np.float32), "diam_mean": 30.0, "ymean": np.float64(-0.3)}
+
+
+def save_pickled(path: Path, content: Any) -> Path:
+    with path.open("wb") as stream:
+        np.save(stream, content, allow_pickle=True)
+    return path
+
+
+def test_size_model_estimates_what_cellpose_would(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    content = size_content(rng)
+    model = load_cellpose_size_model(save_pickled(tmp_path / "size_cyto3.npy", content))
+    style = rng.normal(size=256) / 16
+    estimate = np.exp(content["A"] @ (style - content["smean"]) + np.log(30) - 0.3)
+    assert model.predict(style) == pytest.approx(estimate)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: {key: value for key, value in c.items() if key != "smean"},
+        lambda c: {**c, "A": np.zeros(255)},
+        lambda c: {**c, "A": np.full(256, np.nan)},
+        lambda c: {**c, "diam_mean": 0.0},
+        lambda c: {**c, "ymean": np.zeros(2)},
+        list,
+        lambda c: np.zeros(3),
+    ],
+)
+def test_other_npy_files_are_no_size_models(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    path = save_pickled(tmp_path / "size.npy", change(size_content(np.random.default_rng(0))))
+    with pytest.raises(ModelError, match=f"{path} is damaged or no size model"):
+        load_cellpose_size_model(path)
+
+
+def test_code_in_a_size_model_is_not_run(tmp_path: Path) -> None:
+    content = {**size_content(np.random.default_rng(0)), "A": Bomb(tmp_path / "ran")}
+    with pytest.raises(ModelError, match="nothing in it was run"):
+        load_cellpose_size_model(save_pickled(tmp_path / "size.npy", content))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_cut_or_missing_size_models_are_refused(tmp_path: Path) -> None:
+    path = save_pickled(tmp_path / "size.npy", size_content(np.random.default_rng(0)))
+    content = path.read_bytes()
+    for length in [0, 3, 60, 128, 140, len(content) // 2, len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError, match="damaged"):
+            load_cellpose_size_model(path)
+    with pytest.raises(ModelError, match=r"cannot read .*: No such file"):
+        load_cellpose_size_model(tmp_path / "absent.npy")
+
+
 @pytest.fixture(scope="module")
 def run_peer() -> Callable[..., dict[str, Any]]:
     """The peer package itself, where its environment was made."""
     peer = runpy.run_path(str(REPOSITORY / "benchmarks" / "peer.py"))
     if peer["find_peer"]() is None:
-        pytest.skip(
-            "needs the peer: set CELLWEAVE_PEER_PYTHON, or run scripts/bench once, which makes .venv-peer"
-        )
+        pytest.skip("needs the peer: set CELLWEAVE_PEER_PYTHON, or run scripts/bench once, which makes .venv-peer")
     return peer["run_peer"]  # type: ignore[no-any-return]
 
 
