@@ -45,9 +45,7 @@ def compute_masks(flows: np.ndarray, cellprob: np.ndarray) -> Work:
 
 def average_precision(truth: np.ndarray, predicted: np.ndarray) -> Work:
     """`metrics.average_precision` at its thresholds 0.5, 0.75, 0.9; gives ``ap``, ``tp``, ``fp``, ``fn``."""
-    return lambda: dict(
-        zip(("ap", "tp", "fp", "fn"), metrics.average_precision(truth, predicted), strict=True)
-    )
+    return lambda: dict(zip(("ap", "tp", "fp", "fn"), metrics.average_precision(truth, predicted), strict=True))
 
 
 def net_maps(x: np.ndarray, weights_seed: np.ndarray) -> Work:

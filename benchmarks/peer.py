@@ -77,9 +77,7 @@ def run_peer(function: str, *, repeats: int = 3, **arrays: Any) -> dict[str, Any
         command = [peer_python(), "-W", "ignore", side, function, source, target, str(repeats)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(
-                f"the peer's {function} failed with status {done.returncode}:\n{done.stderr[-4000:]}"
-            )
+            raise RuntimeError(f"the peer's {function} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
         with np.load(target) as file:
             return {name: value if value.ndim else value.item() for name, value in file.items()}
 

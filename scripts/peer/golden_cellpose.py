@@ -66,9 +66,7 @@ def main() -> None:
         with torch.no_grad():
             maps, style = net(torch.from_numpy(seeded_image(shape, seed)))[:2]
         golden[f"maps_{k}"], golden[f"style_{k}"] = maps.numpy(), style.numpy()
-        print(
-            f"{shape}: maps {maps.mean():.3f} +- {maps.std():.3f}, style {style.min():.3f}..{style.max():.3f}"
-        )
+        print(f"{shape}: maps {maps.mean():.3f} +- {maps.std():.3f}, style {style.min():.3f}..{style.max():.3f}")
     OUT.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(OUT, **golden)
     print(f"{OUT.name}: {OUT.stat().st_size / 1000:.0f} kB")

@@ -89,9 +89,7 @@ def draw_labels() -> np.ndarray:
         if free.sum() >= 8:
             labels[free] = labels.max() + 1
     one = labels.max() + 1
-    for k, pixels in enumerate(
-        [[(187, 120)], [(187, 130), (187, 131)], [(192, 140), (193, 141), (196, 146)]]
-    ):
+    for k, pixels in enumerate([[(187, 120)], [(187, 130), (187, 131)], [(192, 140), (193, 141), (196, 146)]]):
         for y, x in pixels:
             labels[y, x] = one + k
     return labels
@@ -112,9 +110,7 @@ def like_a_network(labels: np.ndarray, flows: np.ndarray) -> tuple[np.ndarray, n
 
     inside = distance_transform_edt(labels > 0)
     outside = distance_transform_edt(labels == 0)
-    logits = (
-        1.6 * np.clip(inside - outside + 0.5, -5, 5) + 1.2 * waves(3) + 0.3 * generator.normal(size=SHAPE)
-    )
+    logits = 1.6 * np.clip(inside - outside + 0.5, -5, 5) + 1.2 * waves(3) + 0.3 * generator.normal(size=SHAPE)
     vectors = []
     for axis in range(2):
         soft = gaussian_filter(5 * flows[axis], 0.8)
@@ -151,9 +147,7 @@ def main() -> None:
         "low_masks": dynamics.resize_and_compute_masks(vectors, logits, cellprob_threshold=-2),
         "raw_masks": raw,
     }
-    golden = {
-        name: value if "masks" not in name else value.astype(np.int32) for name, value in golden.items()
-    }
+    golden = {name: value if "masks" not in name else value.astype(np.int32) for name, value in golden.items()}
     for name, value in golden.items():
         if value.dtype == np.int32:
             print(f"{name}: {value.max()} objects, {(value > 0).sum()} pixels")

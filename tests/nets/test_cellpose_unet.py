@@ -32,9 +32,7 @@ def close(a: Tensor, b: Tensor) -> None:
 def unit(weights: dict[str, Tensor], name: str, x: Tensor, *, relu: bool = True) -> Tensor:
     """Normalise by hand, ReLU, convolve."""
     w = {k.removeprefix(name + "."): v for k, v in weights.items() if k.startswith(name + ".")}
-    mean, var, scale, shift = (
-        w[f"norm.{k}"][:, None, None] for k in ("running_mean", "running_var", "weight", "bias")
-    )
+    mean, var, scale, shift = (w[f"norm.{k}"][:, None, None] for k in ("running_mean", "running_var", "weight", "bias"))
     x = (x - mean) / torch.sqrt(var + 1e-5) * scale + shift
     return F.conv2d(x.clamp(min=0) if relu else x, w["conv.weight"], w["conv.bias"], padding="same")
 
@@ -80,9 +78,7 @@ def test_default_network_has_the_papers_size() -> None:
 
 @settings(max_examples=10)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
-def test_maps_are_as_large_as_the_tile_and_styles_have_unit_length(
-    batch: int, rows: int, columns: int
-) -> None:
+def test_maps_are_as_large_as_the_tile_and_styles_have_unit_length(batch: int, rows: int, columns: int) -> None:
     with torch.no_grad():
         maps, style = random_net()(torch.rand(batch, 2, 8 * rows, 8 * columns))
     assert maps.shape == (batch, 3, 8 * rows, 8 * columns)
