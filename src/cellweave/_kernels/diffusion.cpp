@@ -94,6 +94,7 @@ static int64_t objects_a_piece(int64_t n) { return std::max<int64_t>(1, std::min
 
 void diffusion_flows(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, bool from_box, array_out<float, 3> flows,
                      int threads) {
+  require_length(boxes, 1, 4), require_length(flows, 0, 2), require_same_size(labels, 0, flows, 1);
   nb::gil_scoped_release release;
   const int64_t width = labels.shape(1), size = labels.shape(0) * width, n = boxes.shape(0);
   const auto* box = reinterpret_cast<const Box*>(boxes.data());
@@ -114,6 +115,8 @@ void diffusion_flows(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, bo
 // For each object: mean squared difference between `flows` and the flows of its own shape, and its mean probability.
 void flow_errors(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, array_in<float, 3> maps, bool from_box,
                  array_out<double, 2> scores, int threads) {
+  require_length(boxes, 1, 4), require_length(maps, 0, 3), require_same_size(labels, 0, maps, 1);
+  require_length(scores, 0, boxes.shape(0)), require_length(scores, 1, 2);
   nb::gil_scoped_release release;
   const int64_t width = labels.shape(1), size = labels.shape(0) * width, n = boxes.shape(0);
   const auto* box = reinterpret_cast<const Box*>(boxes.data());
@@ -138,8 +141,10 @@ void flow_errors(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, array_
 
 void bind_diffusion(nanobind::module_& m) {
   using namespace nanobind::literals;
-  m.def("diffusion_flows", &cellweave::diffusion_flows, "labels"_a, "boxes"_a, "from_box"_a, "flows"_a, "threads"_a = 0,
+  m.def("diffusion_flows", &cellweave::diffusion_flows, "labels"_a.noconvert(), "boxes"_a.noconvert(), "from_box"_a,
+        "flows"_a.noconvert(), "threads"_a = 0,
         "Write unit flows (dy, dx) of objects 1..n with the given boxes into `flows` (2, Y, X) float32.");
-  m.def("flow_errors", &cellweave::flow_errors, "labels"_a, "boxes"_a, "maps"_a, "from_box"_a, "scores"_a,
-        "threads"_a = 0, "Write (mean squared flow error, mean probability) of each object into `scores` (n, 2) float64.");
+  m.def("flow_errors", &cellweave::flow_errors, "labels"_a.noconvert(), "boxes"_a.noconvert(), "maps"_a.noconvert(),
+        "from_box"_a, "scores"_a.noconvert(), "threads"_a = 0,
+        "Write (mean squared flow error, mean probability) of each object into `scores` (n, 2) float64.");
 }

@@ -7,6 +7,7 @@ namespace cellweave {
 
 // Bounding boxes (y0, x0, y1, x1), half open, of ids 1..n; (0, 0, 0, 0) for an id that does not occur.
 void bounding_boxes(array_in<int32_t, 2> labels, array_out<int32_t, 2> boxes) {
+  require_length(boxes, 1, 4);
   nb::gil_scoped_release release;
   const int32_t height = labels.shape(0), width = labels.shape(1), n = boxes.shape(0);
   const int32_t* label = labels.data();
@@ -24,6 +25,7 @@ void bounding_boxes(array_in<int32_t, 2> labels, array_out<int32_t, 2> boxes) {
 // Number objects 1..m in the order in which a scan by rows first meets them, leaving out ids k with keep[k - 1] == 0.
 // Changes `labels` in place and writes the old id of each new one; returns m.
 int32_t renumber(array_out<int32_t, 2> labels, array_in<uint8_t, 1> keep, array_out<int32_t, 1> old_ids) {
+  require_length(old_ids, 0, keep.shape(0));
   nb::gil_scoped_release release;
   const int64_t size = labels.shape(0) * labels.shape(1);
   std::vector<int32_t> new_id(keep.shape(0) + 1, 0);
@@ -45,13 +47,15 @@ int32_t renumber(array_out<int32_t, 2> labels, array_in<uint8_t, 1> keep, array_
   return m;
 }
 
-// Background that an object encloses (4-connected) becomes part of it, in the order of the ids; in place.
+// Background that an object encloses (4-connected) becomes part of it, in place. The last id comes first: in labels
+// numbered by rows an object lies within one of smaller id only, so that a hole goes to the innermost object around it.
 void fill_holes(array_out<int32_t, 2> labels, array_in<int32_t, 2> boxes) {
+  require_length(boxes, 1, 4);
   nb::gil_scoped_release release;
   const int64_t image_width = labels.shape(1);
   std::vector<uint8_t> outside;
   std::vector<int64_t> stack;
-  for (int64_t k = 0; k < static_cast<int64_t>(boxes.shape(0)); ++k) {
+  for (int64_t k = static_cast<int64_t>(boxes.shape(0)) - 1; k >= 0; --k) {
     const int32_t* b = boxes.data() + 4 * k;
     const int64_t height = b[2] - b[0], width = b[3] - b[1], stride = width + 2;
     if (height < 3 || width < 3) continue;
@@ -83,9 +87,10 @@ void fill_holes(array_out<int32_t, 2> labels, array_in<int32_t, 2> boxes) {
 
 void bind_objects(nanobind::module_& m) {
   using namespace nanobind::literals;
-  m.def("bounding_boxes", &cellweave::bounding_boxes, "labels"_a, "boxes"_a,
+  m.def("bounding_boxes", &cellweave::bounding_boxes, "labels"_a.noconvert(), "boxes"_a.noconvert(),
         "Write half-open boxes (y0, x0, y1, x1) of ids 1..n into `boxes` (n, 4) int32.");
-  m.def("renumber", &cellweave::renumber, "labels"_a, "keep"_a, "old_ids"_a,
+  m.def("renumber", &cellweave::renumber, "labels"_a.noconvert(), "keep"_a.noconvert(), "old_ids"_a.noconvert(),
         "Number kept objects by first appearance, in place; returns how many there are.");
-  m.def("fill_holes", &cellweave::fill_holes, "labels"_a, "boxes"_a, "Fill enclosed background of each object, in place.");
+  m.def("fill_holes", &cellweave::fill_holes, "labels"_a.noconvert(), "boxes"_a.noconvert(),
+        "Fill enclosed background of each object, in place.");
 }

@@ -30,6 +30,17 @@ using array_in = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu
 template <typename T, int N>
 using array_out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
+// Arrays are bound with .noconvert(): nanobind would else fill a converted copy of an output and drop it.
+template <typename A, typename B>
+void require_same_size(const A& a, size_t a_axis, const B& b, size_t b_axis, size_t axes = 2) {
+  for (size_t k = 0; k < axes; ++k)
+    if (a.shape(a_axis + k) != b.shape(b_axis + k)) throw nb::value_error("the arrays of a kernel differ in shape");
+}
+template <typename A>
+void require_length(const A& a, size_t axis, size_t length) {
+  if (a.shape(axis) != length) throw nb::value_error("an array of a kernel has the wrong length");
+}
+
 // Cores this process may run on; `requested` > 0 overrides.
 inline int thread_count(int requested) {
   if (requested > 0) return requested;

@@ -38,6 +38,7 @@ static int64_t follow(const Field& f, int64_t i, int steps) {
   for (int step = 0; step < steps; ++step) {
     float sy, sx;
     f.sample(y, x, sy, sx);
+    if (!std::isfinite(sy) || !std::isfinite(sx)) break;  // no direction: the path ends here
     y = std::min(std::max(y + sy, 0.0f), static_cast<float>(f.height - 1));
     x = std::min(std::max(x + sx, 0.0f), static_cast<float>(f.width - 1));
     here = static_cast<int64_t>(y + 0.5f) * f.width + static_cast<int64_t>(x + 0.5f);
@@ -50,6 +51,7 @@ static int64_t follow(const Field& f, int64_t i, int steps) {
 
 // Write, for each pixel, the pixel where its path ends; -1 outside cells.
 void track(array_in<float, 3> maps, float threshold, int steps, array_out<int32_t, 2> ends, int threads) {
+  require_length(maps, 0, 3), require_same_size(maps, 1, ends, 0);
   nb::gil_scoped_release release;
   const int64_t height = maps.shape(1), width = maps.shape(2), size = height * width;
   const Field field{maps.data(), maps.data() + size, maps.data() + 2 * size, threshold, height, width};
@@ -76,6 +78,7 @@ void track(array_in<float, 3> maps, float threshold, int steps, array_out<int32_
 // Label pixels by the pile their path ends in. A pile starts at a pixel with more than `min_count` ends that no pixel
 // within 5 x 5 exceeds, and grows up to 5 px over neighbours with more than 2 ends; larger piles win over smaller ones.
 int32_t cluster(array_in<int32_t, 2> ends, int min_count, array_out<int32_t, 2> labels) {
+  require_same_size(ends, 0, labels, 0);
   nb::gil_scoped_release release;
   const int64_t height = ends.shape(0), width = ends.shape(1), size = height * width;
   const int32_t* end = ends.data();
@@ -128,8 +131,9 @@ int32_t cluster(array_in<int32_t, 2> ends, int min_count, array_out<int32_t, 2> 
 
 void bind_tracking(nanobind::module_& m) {
   using namespace nanobind::literals;
-  m.def("track", &cellweave::track, "maps"_a, "threshold"_a, "steps"_a, "ends"_a, "threads"_a = 0,
+  m.def("track", &cellweave::track, "maps"_a.noconvert(), "threshold"_a, "steps"_a, "ends"_a.noconvert(),
+        "threads"_a = 0,
         "Write into `ends` (Y, X) int32 the flat index where each pixel's path ends, -1 outside cells.");
-  m.def("cluster", &cellweave::cluster, "ends"_a, "min_count"_a, "labels"_a,
+  m.def("cluster", &cellweave::cluster, "ends"_a.noconvert(), "min_count"_a, "labels"_a.noconvert(),
         "Label pixels by the pile of path ends they belong to; returns the number of piles.");
 }
