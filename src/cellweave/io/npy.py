@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cellweave.core.errors import ReadError
 from cellweave.core.files import write_atomically
 from cellweave.core.labels import Labels
-from cellweave.io.pixels import Found, from_array
+from cellweave.io.pixels import Found, from_array, unnamed_axes
 from cellweave.io.seg_npy import read_header
 
 NAME = "NPY"
@@ -32,7 +32,7 @@ def find(path: Path) -> Found:
     photo = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
     if array.ndim < 2:
         raise ReadError(f"{path}: an image has 2 dimensions or more, this array has shape {array.shape}")
-    axes = "YX" if array.ndim == 2 else "YXS" if photo else "QIRPVMHLEABDFGJKNOUW"[: array.ndim]
+    axes = "YXS" if photo else unnamed_axes(array.shape)
     return from_array(array, axes, photo=photo, facts={"format": "NPY"})
 
 
@@ -47,6 +47,8 @@ def write_labels(path: Path, labels: Labels) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            np.save(stream, labels, allow_pickle=False)
+            header = {"descr": labels.dtype.str, "fortran_order": False, "shape": labels.shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(np.ascontiguousarray(labels).data)  # numpy.save would not say that the disk is full
 
     write_atomically(path, write)

@@ -14,7 +14,7 @@ import numpy as np
 from cellweave.core.errors import ReadError, WriteError
 from cellweave.core.files import atomic_path, write_atomically
 from cellweave.core.labels import Labels
-from cellweave.io.pixels import Found, joined, pixel_size, scaled
+from cellweave.io.pixels import UNKNOWN, Found, joined, pixel_size, scaled, unnamed_axes
 
 if TYPE_CHECKING:
     import zarr
@@ -25,7 +25,6 @@ LABELS_NAME = "cells"
 
 _METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 _CHUNK = 1024
-_ANY = "QIRPVMHLEABDFGJKNOUW"
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -84,15 +83,13 @@ def _array_axes(array: zarr.Array[Any]) -> str:
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     if names:
         return _letters([str(name) for name in names])
-    return "YX" if array.ndim == 2 else _ANY[: array.ndim]
+    return unnamed_axes(tuple(array.shape))
 
 
 def _letters(names: list[str]) -> str:
     """One letter an axis; a name other than t, c, z, y, x is unknown."""
-    spare = iter(_ANY)
-    return "".join(
-        name.upper() if name.lower() in ("t", "c", "z", "y", "x") else next(spare) for name in names
-    )
+    spare = iter(UNKNOWN)
+    return "".join(name.upper() if name.lower() in ("t", "c", "z", "y", "x") else next(spare) for name in names)
 
 
 def _ome(group: zarr.Group) -> dict[str, Any]:
@@ -106,9 +103,7 @@ def _multiscale(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
         image: dict[str, Any] = attributes["multiscales"][0]
         return image
     if "plate" in attributes or "well" in attributes:
-        raise ReadError(
-            f"{path}: is a plate or well of many images; give one of its fields, such as {path}/A/1/0"
-        )
+        raise ReadError(f"{path}: is a plate or well of many images; give one of its fields, such as {path}/A/1/0")
     folders = label_folders(path) or sorted(p for p in path.iterdir() if recognises(p, b""))
     inside = ", ".join(str(folder.relative_to(path)) for folder in folders[:8])
     raise ReadError(
@@ -121,7 +116,7 @@ def _axes(path: Path, image: dict[str, Any], ndim: int) -> str:
     """Letters of the multiscale's axes; versions before 0.3 have none and are always (T, C, Z, Y, X)."""
     axes = image.get("axes")
     if axes is None:
-        return "TCZYX" if ndim == 5 else _ANY[:ndim]
+        return "TCZYX" if ndim == 5 else UNKNOWN[:ndim]
     if len(axes) != ndim:
         raise ReadError(f"{path}: its metadata has {len(axes)} axes, its pixels have {ndim}; write it again")
     return _letters([str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes])
@@ -135,9 +130,7 @@ def _pixel_size(image: dict[str, Any], axes: str) -> tuple[float, float] | None:
             if transform.get("type") == "scale" and len(transform.get("scale", [])) == len(axes):
                 scale, given = scale * np.asarray(transform["scale"], float), True
     described = image.get("axes") or [{}] * len(axes)
-    units = {
-        axis: item.get("unit") for axis, item in zip(axes, described, strict=True) if isinstance(item, dict)
-    }
+    units = {axis: item.get("unit") for axis, item in zip(axes, described, strict=True) if isinstance(item, dict)}
     if not given:
         return None
     y, x = (scaled(scale[axes.index(axis)], units.get(axis)) if axis in axes else None for axis in "YX")
@@ -170,6 +163,7 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
 
     if not path.exists():
         with atomic_path(path) as temporary:
+            temporary.mkdir()
             zarr.create_group(temporary, zarr_format=3, attributes={"ome": {"version": "0.5"}})
             _write_group(temporary / "labels", [labels], pixel_size_um, form=3, image=False)
         return
@@ -184,8 +178,7 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
         sizes = [(a.shape[axes.index("Y")], a.shape[axes.index("X")]) for a in arrays]
         if sizes[0] != labels.shape:
             raise WriteError(
-                f"{path}: its image is {joined(sizes[0])}, the labels are {joined(labels.shape)}; "
-                "choose another name"
+                f"{path}: its image is {joined(sizes[0])}, the labels are {joined(labels.shape)}; choose another name"
             )
         levels = [_shrunk(labels, height, width) for height, width in sizes]
         pixel_size_um = pixel_size_um or _pixel_size(multiscales[0], axes)
@@ -251,11 +244,7 @@ def _write_image(
     )
     group = zarr.create_group(path, zarr_format=form, attributes=ome)
     small = levels[0].size == 0 or levels[0].max() <= np.iinfo(np.uint16).max
-    options = (
-        {"dimension_names": ("y", "x")}
-        if form == 3
-        else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-    )
+    options = {"dimension_names": ("y", "x")} if form == 3 else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
     for i, level in enumerate(levels):
         array = group.create_array(
             str(i),

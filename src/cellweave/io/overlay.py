@@ -174,7 +174,8 @@ def _reduced(image: Image, factor: int) -> NDArray[np.float32]:
     out = np.empty((image.n_channels, height, width), np.float32)
     rows = np.arange(0, image.width, factor)
     for y in _bands(image.height, image.width * image.n_channels, factor):
-        band = image.read(y).astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold counts as missing
+            band = image.read(y).astype(np.float32)
         finite = np.isfinite(band)
         band[~finite] = np.nan if factor == 1 else 0
         if factor > 1:
@@ -224,9 +225,7 @@ def _outlines(labels: Labels, factor: int) -> Labels:
             rim[:, :-shift] |= differs
         ids = np.where(rim, band, 0)[y.start - halo.start : y.stop - halo.start]
         if factor > 1:
-            ids = np.maximum.reduceat(
-                np.maximum.reduceat(ids, np.arange(0, len(ids), factor)), columns, axis=1
-            )
+            ids = np.maximum.reduceat(np.maximum.reduceat(ids, np.arange(0, len(ids), factor)), columns, axis=1)
         out[y.start // factor : y.start // factor + len(ids)] = ids
     return out
 

@@ -17,6 +17,9 @@ from cellweave.core.image import AXES, Image
 Box = tuple[slice, ...]
 """One slice with start and stop, of step 1, for each dimension."""
 
+UNKNOWN = "QIRPVMHLEABDFGJKNOUW"
+"""Letters for axes that nothing is known of."""
+
 UM_PER_UNIT = {
     **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "micrometers"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
@@ -105,8 +108,14 @@ class LazyPixels:
     def _read_box(self, box: Box) -> NDArray[Any]:
         try:
             return np.asarray(self._read(box), self.dtype)
-        except (CellweaveError, MemoryError):
+        except CellweaveError:
             raise
+        except MemoryError as error:
+            shape = joined([s.stop - s.start for s in box])
+            raise ReadError(
+                f"{self._path}: there is not enough memory for {shape} pixels; read a smaller region, or, if the "
+                "image is not that large, copy the file again: it is damaged"
+            ) from error
         except Exception as error:
             raise ReadError(
                 f"{self._path}: the pixels cannot be read ({say(error)}); "
@@ -125,6 +134,15 @@ def say(error: Exception) -> str:
 def from_array(array: NDArray[Any], axes: str, **found: Any) -> Found:
     """`Found` of an array that is in memory or mapped from a file."""
     return Found(array.shape, array.dtype, axes, lambda box: array[box], **found)
+
+
+def unnamed_axes(shape: tuple[int, ...]) -> str:
+    """Axes of an array without metadata: Y and X where it is one plane, else unknown letters."""
+    large = [i for i, n in enumerate(shape) if n > 1]
+    plane = large if len(large) == 2 else [len(shape) - 2, len(shape) - 1]
+    if set(large) <= set(plane):
+        return "".join("YX"[plane.index(i)] if i in plane else UNKNOWN[i] for i in range(len(shape)))
+    return UNKNOWN[: len(shape)]
 
 
 def to_image(path: Path, found: Found, axes: str | None = None) -> Image:
@@ -214,23 +232,16 @@ def _apply_palette(found: Found, palette: NDArray[Any]) -> Found:
 def _name_axes(path: Path, found: Found, axes: str) -> Found:
     """Give the dimensions the letters that the user said."""
     letters = axes.upper()
-    if (
-        len(set(letters)) != len(letters)
-        or not set(letters) <= set(AXES + "S")
-        or not set("YX") <= set(letters)
-    ):
+    if len(set(letters)) != len(letters) or not set(letters) <= set(AXES + "S") or not set("YX") <= set(letters):
         raise InputError(
-            f"{path}: axes '{axes}' must be different letters out of {AXES} and S (colour), "
-            "with Y and X among them"
+            f"{path}: axes '{axes}' must be different letters out of {AXES} and S (colour), with Y and X among them"
         )
     large = [i for i, n in enumerate(found.shape) if n > 1]
     if len(letters) == len(found.shape):
         named = letters
     elif len(letters) == len(large):
-        spare = iter("QIRPVMHLEABDFGJKNOUW")
-        named = "".join(
-            letters[large.index(i)] if i in large else next(spare) for i in range(len(found.shape))
-        )
+        spare = iter(UNKNOWN)
+        named = "".join(letters[large.index(i)] if i in large else next(spare) for i in range(len(found.shape)))
     else:
         raise InputError(
             f"{path}: axes '{axes}' has {len(letters)} letters, the array in the file has shape "
@@ -239,8 +250,7 @@ def _name_axes(path: Path, found: Found, axes: str) -> Found:
     size = dict(zip(named, found.shape, strict=True))
     if "S" in size and size["S"] not in (3, 4):
         raise InputError(
-            f"{path}: axes '{axes}': S is for red, green, blue (3 or 4 samples), "
-            f"here it has {size['S']}; use C"
+            f"{path}: axes '{axes}': S is for red, green, blue (3 or 4 samples), here it has {size['S']}; use C"
         )
     return replace(found, axes=named, photo="S" in size)
 
@@ -283,9 +293,7 @@ def scaled(value: float | str | None, unit: str | None) -> float | None:
         return None
 
 
-def size_from_resolution(
-    y_per_um: float, x_per_um: float, facts: dict[str, str]
-) -> tuple[float, float] | None:
+def size_from_resolution(y_per_um: float, x_per_um: float, facts: dict[str, str]) -> tuple[float, float] | None:
     """Pixel size of a resolution in pixels a um; print resolutions are told in `facts` and not used."""
     if min(y_per_um, x_per_um) <= 0:
         return None

@@ -38,9 +38,7 @@ def find(path: Path) -> Found:
             picture = Pillow.open(path, formats=("PNG", "JPEG", "BMP"))
     except Pillow.DecompressionBombError as error:
         if kind in (None, _PNG_PALETTE):
-            raise ReadError(
-                f"{path}: too large for this format ({error}); save it as a tiled TIFF"
-            ) from error
+            raise ReadError(f"{path}: too large for this format ({error}); save it as a tiled TIFF") from error
         return _found(_decode_png(path), {"format": "PNG", "bits": str(depth)})
     with picture:
         facts = {"format": picture.format or "", "bits": str(depth or 8)}
@@ -61,9 +59,7 @@ def find(path: Path) -> Found:
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
     elif kind == _PNG_GRAY and depth in (2, 4):
-        pixels = pixels // (
-            255 // (2**depth - 1)
-        )  # Pillow stretches to 255; the file holds 0 to 3, or 0 to 15
+        pixels = pixels // (255 // (2**depth - 1))  # Pillow stretches to 255; the file holds 0 to 3, or 0 to 15
     return _found(pixels, facts, size, palette)
 
 
@@ -109,9 +105,7 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
     from PIL import Image as Pillow
 
     if labels.size and labels.max() > np.iinfo(np.uint16).max:
-        raise InputError(
-            f"{path}: PNG holds ids up to 65535, these go up to {labels.max()}; write a .tif instead"
-        )
+        raise InputError(f"{path}: PNG holds ids up to 65535, these go up to {labels.max()}; write a .tif instead")
     options: dict[str, Any] = {}
     if pixel_size_um is not None:
         options["dpi"] = (_UM_PER_INCH / pixel_size_um[1], _UM_PER_INCH / pixel_size_um[0])

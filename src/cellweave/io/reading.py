@@ -73,7 +73,7 @@ def find(path: Path) -> Found:
         raise ReadError(_unknown(path))
     try:
         return reader.find(path)
-    except (CellweaveError, MemoryError):
+    except CellweaveError:
         raise
     except Exception as error:
         if by_content is None:

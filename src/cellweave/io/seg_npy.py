@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -101,21 +101,17 @@ def read_seg_npy(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: refused, because it names {refused}: a _seg.npy of Cellpose has only arrays, numbers "
             "and texts, and this one could run a program. Nothing was run; do not open it elsewhere"
         ) from None
-    except (ReadError, MemoryError):
+    except ReadError:
         raise
     except OSError as error:
-        raise ReadError(
-            f"{path}: cannot be opened ({error.strerror}); check its name and permissions"
-        ) from error
+        raise ReadError(f"{path}: cannot be opened ({error.strerror}); check its name and permissions") from error
     except Exception as error:
         raise ReadError(
             f"{path}: cannot be read as a Cellpose _seg.npy ({say(error)}); save it again from Cellpose"
         ) from error
     content = content.item() if isinstance(content, np.ndarray) and content.shape == shape == () else content
     if not isinstance(content, dict) or not isinstance(content.get("masks"), np.ndarray):
-        raise ReadError(
-            f"{path}: has no array 'masks', so it is not a _seg.npy of Cellpose; save it again there"
-        )
+        raise ReadError(f"{path}: has no array 'masks', so it is not a _seg.npy of Cellpose; save it again there")
     return content
 
 
@@ -150,7 +146,7 @@ class _Builder:
         if not isinstance(value, _Noted):
             raise ValueError(f"it holds a {type(value).__name__}")
         if value.name == "path":
-            return "/".join(str(part) for part in value.arguments)
+            return str(PurePosixPath(*(str(part) for part in value.arguments)))
         if value.name == "scalar":
             dtype, data = value.arguments
             return np.frombuffer(_bytes(data), _dtype(dtype), count=1)[0]

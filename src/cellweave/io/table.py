@@ -57,16 +57,12 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.reader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ReadError(
-            f"{path}: cannot be read as a CSV table ({error}); check its name and content"
-        ) from error
+        raise ReadError(f"{path}: cannot be read as a CSV table ({error}); check its name and content") from error
     if not rows or not rows[0]:
         raise ReadError(f"{path}: the table is empty; its first line must name the columns")
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(rows[0]):
-            raise ReadError(
-                f"{path}: line {number} has {len(row)} cells, the header has {len(rows[0])}; repair it"
-            )
+            raise ReadError(f"{path}: line {number} has {len(row)} cells, the header has {len(rows[0])}; repair it")
     columns = zip(*rows[1:], strict=True) if len(rows) > 1 else ([] for _ in rows[0])
     return {name: _values(list(column)) for name, column in zip(rows[0], columns, strict=True)}
 

@@ -89,9 +89,7 @@ def _faults(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
     if records:
-        raise ReadError(
-            f"{path}: the TIFF is damaged or incomplete ({records[0]}); copy it again from where it came"
-        )
+        raise ReadError(f"{path}: the TIFF is damaged or incomplete ({records[0]}); copy it again from where it came")
 
 
 def _check_colours(path: Path, key: tifffile.TiffPage) -> None:
@@ -129,9 +127,7 @@ def _facts(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> dict[str,
         "layout": f"tiles {key.tilelength} x {key.tilewidth}"
         if key.is_tiled
         else f"strips of {min(key.rowsperstrip, key.imagelength)} rows",
-        "pyramid levels": "; ".join(joined(level.shape) for level in series.levels)
-        if len(series.levels) > 1
-        else "1",
+        "pyramid levels": "; ".join(joined(level.shape) for level in series.levels) if len(series.levels) > 1 else "1",
     }
     if len(tif.series) > 1:
         facts["images in file"] = f"{len(tif.series)} (the first is read)"
@@ -146,10 +142,7 @@ def _ome(tif: tifffile.TiffFile) -> tuple[tuple[str, ...], tuple[float, float] |
     if pixels is None:
         return (), None
     names = tuple(channel.get("Name") or "" for channel in pixels.findall("{*}Channel"))
-    y, x = (
-        scaled(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        for axis in "YX"
-    )
+    y, x = (scaled(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX")
     return names, pixel_size(y, x)
 
 
@@ -160,14 +153,8 @@ def _imagej(
     metadata = tif.imagej_metadata or {}
     labels = metadata.get("Labels") or []
     shape = dict(zip(series.axes, series.shape, strict=True))
-    only_channels = (
-        shape.get("C", 1) == len(labels) == math.prod(n for a, n in shape.items() if a not in "YXS")
-    )
-    names = (
-        tuple(labels)
-        if only_channels and not any(re.match(r"[czt]:\d+/\d+", label) for label in labels)
-        else ()
-    )
+    only_channels = shape.get("C", 1) == len(labels) == math.prod(n for a, n in shape.items() if a not in "YXS")
+    names = tuple(labels) if only_channels and not any(re.match(r"[czt]:\d+/\d+", label) for label in labels) else ()
     unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ")
     y, x = (scaled(_per_pixel(series.keyframe, tag), unit) for tag in ("YResolution", "XResolution"))
     return names, pixel_size(y, x)
@@ -207,9 +194,7 @@ def _reader(path: Path, series: tifffile.TiffPageSeries) -> Any:
     return _Pages(shape, outer, key, planes).read
 
 
-def _mapped(
-    path: Path, file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]
-) -> NDArray[Any]:
+def _mapped(path: Path, file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]) -> NDArray[Any]:
     if offset + math.prod(shape) * dtype.itemsize > file.stat().st_size:
         raise _truncated(path, file)
     return np.memmap(file, dtype, mode="r", offset=offset, shape=shape)
@@ -217,9 +202,7 @@ def _mapped(
 
 def _truncated(path: Path, file: Path) -> ReadError:
     where = "" if file.resolve() == path.resolve() else f" in {file.name}"
-    return ReadError(
-        f"{path}: the pixels go on beyond the end of the file{where}: it is truncated; copy it again"
-    )
+    return ReadError(f"{path}: the pixels go on beyond the end of the file{where}: it is truncated; copy it again")
 
 
 def _plane(path: Path, page: tifffile.TiffPage | tifffile.TiffFrame | None, cache: _Cache) -> Any:
@@ -253,9 +236,7 @@ class _Pages:
         ranges = [range(s.start, s.stop) for s in box[: self._outer]]
         out = np.zeros([s.stop - s.start for s in box], self._dtype)
         flat = out.reshape(-1, *(s.stop - s.start for s in inner))
-        grid = (
-            np.ravel_multi_index(np.ix_(*ranges), self._shape[: self._outer]) if ranges else np.zeros(1, int)
-        )
+        grid = np.ravel_multi_index(np.ix_(*ranges), self._shape[: self._outer]) if ranges else np.zeros(1, int)
         for target, number in zip(flat, grid.ravel().tolist(), strict=True):
             plane = self._planes[number]
             if plane is not None:
@@ -352,9 +333,7 @@ class _Segments:
 
     def _coded(self, stream: BinaryIO, number: int) -> bytes | None:
         if number >= min(len(self.offsets), len(self.counts)):
-            raise ReadError(
-                f"{self.file}: tile or strip {number} is not in the file; it is damaged, copy it again"
-            )
+            raise ReadError(f"{self.file}: tile or strip {number} is not in the file; it is damaged, copy it again")
         if self.counts[number] == 0:
             return None
         stream.seek(self.offsets[number])
