@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellweave.core.errors import ModelError
 from cellweave.core.files import sha256
-from cellweave.models.cellpose_weights import load_cellpose_weights
+from cellweave.models.cellpose_weights import load_cellpose_size_model, load_cellpose_weights
 from cellweave.models.segmenter import SETTINGS, Segmenter
 from cellweave.prep import Normalisation
 from cellweave.representations import DiffusionFlows
@@ -79,13 +79,20 @@ def load_model(model: str | os.PathLike[str] | Segmenter = "default") -> Segment
 
 
 def _from_cellpose(path: Path) -> Segmenter:
-    """A Cellpose file as a Segmenter, with Cellpose's own preparation (intensities are not clipped)."""
+    """A Cellpose file as a Segmenter, with Cellpose's own preparation (intensities are not clipped).
+
+    Its size model is used when it lies beside it, named as Cellpose names it: `size_cyto3.npy`.
+    """
     weights = load_cellpose_weights(path)
+    if weights.net.out_maps != 3:
+        raise ModelError(f"{path}: this network gives {weights.net.out_maps} maps; Cellpose flows are 3")
+    size_file = path.with_name(f"size_{path.name}.npy")
     return Segmenter(
         weights.net,
         DiffusionFlows(),
         weights.diam_mean,
         normalisation=Normalisation(clip=None),
+        size_model=load_cellpose_size_model(size_file) if size_file.is_file() else None,
         name=path.name,
         card={"Source": f"Cellpose weights, {path}", "Licence": "that of the weights' authors"},
         hash=sha256(path),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels, as_labels, median_diameter
 from cellweave.core.progress import report
 from cellweave.prep import Channels, Normalisation
-from cellweave.prep.channels import apply_weights
 from cellweave.prep.rescale import resize, resize_labels
 from cellweave.representations import Representation
 
@@ -44,27 +42,33 @@ class Preparation:
     normalisation: Normalisation
     representation: Representation
 
-    def planes(self, image: Image) -> NDArray[np.float32]:
-        """The two normalised planes (2, Y, X) that the net sees."""
-        weights = self.channels.weights(image)
-        return apply_weights(self.normalisation.apply(image.read(), self.normalisation.limits(image)), weights)
+    def pixels(self, image: Image) -> NDArray[np.float32]:
+        """The normalised channels (C, Y, X)."""
+        return self.normalisation.apply(image.read(), self.normalisation.limits(image))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Files of one prepared example; `pixels` is (2, y, x), `maps` (M, y, x), both float16, memory-mapped.
+    """One prepared example.
 
-    `diameter` is the median diameter in the original image, 0 where there are no cells; `zoom` the resizing.
+    Parameters
+    ----------
+    file
+        (C + M, y, x) float16: the image's channels and its maps, at the training diameter.
+    weights
+        (2, C) float32: the planes that the channel policy makes of the channels.
+    stained
+        A colour photograph: other mixtures of red, green and blue are as good a view of it as the policy's.
     """
 
     name: str
     group: str
     file: Path
-    diameter: float
-    zoom: float
+    weights: NDArray[np.float32]
+    stained: bool
 
     def open(self) -> NDArray[np.float16]:
-        """(2 + M, y, x): planes and maps, read only where touched."""
+        """(C + M, y, x), memory-mapped: read only where touched."""
         return np.asarray(np.load(self.file, mmap_mode="r"))
 
 
@@ -89,14 +93,16 @@ def prepare(examples: Sequence[Example], preparation: Preparation, folder: Path)
         zoom = min(LARGEST_ZOOM, preparation.diameter / (diameter or usual))
         file = folder / f"{_key(example, preparation, zoom)}.npy"
         if not file.exists():
-            array = _planes_and_maps(example, preparation, zoom)
+            array = _pixels_and_maps(example, preparation, zoom)
             write_atomically(file, lambda path, array=array: _save(path, array))  # type: ignore[misc]
-        samples.append(Sample(example.name, example.group, file, diameter, zoom))
+        policy = preparation.channels.resolve(example.image)
+        stained = example.image.color and policy.policy == "green-blue"
+        samples.append(Sample(example.name, example.group, file, policy.weights(example.image), stained))
     report("preparing targets", len(examples), len(examples), "")
     return samples
 
 
-def _planes_and_maps(example: Example, preparation: Preparation, zoom: float) -> NDArray[np.float16]:
+def _pixels_and_maps(example: Example, preparation: Preparation, zoom: float) -> NDArray[np.float16]:
     labels = as_labels(example.labels, example.name)
     if labels.shape != (example.image.height, example.image.width):
         raise InputError(
@@ -104,9 +110,9 @@ def _planes_and_maps(example: Example, preparation: Preparation, zoom: float) ->
             f"{labels.shape[0]} x {labels.shape[1]}; they must be the same size"
         )
     height, width = (max(1, round(n * zoom)) for n in labels.shape)
-    planes = resize(preparation.planes(example.image), height, width)
+    pixels = resize(preparation.pixels(example.image), height, width)
     maps = preparation.representation.encode(resize_labels(labels, height, width))
-    return np.concatenate([planes, maps]).astype(np.float16)
+    return np.concatenate([pixels, maps]).astype(np.float16)
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
@@ -115,7 +121,8 @@ def _save(path: Path, array: NDArray[Any]) -> None:
 
 
 def _key(example: Example, preparation: Preparation, zoom: float) -> str:
-    digest = hashlib.sha256(json.dumps([repr(preparation), round(zoom, 6)]).encode())
+    settings = [preparation.normalisation, preparation.representation, round(zoom, 6)]
+    digest = hashlib.sha256(repr(settings).encode())
     digest.update(np.ascontiguousarray(example.labels).tobytes())
     pixels = example.image.read()
     digest.update(repr((pixels.shape, pixels.dtype.str, example.image.color)).encode())
