@@ -29,6 +29,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _replace_folder(target: Path, temporary: Path) -> None:
+    """Rename `temporary` to `target`; the folder there stays until the new one has its name."""
+    aside = temporary.with_name(f"{temporary.name}.old")
+    os.replace(target, aside)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.replace(aside, target)
+        raise
+    _remove(aside)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on any failure.
@@ -46,8 +58,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         if target.is_dir() and temporary.is_dir():
-            _remove(target)
-        os.replace(temporary, target)
+            _replace_folder(target, temporary)
+        else:
+            os.replace(temporary, target)
     except OSError as error:
         raise WriteError(f"cannot write {target}: {_reason(error)}") from error
     finally:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from cellweave.core.errors import CellweaveError, ModelError
+from cellweave.core.errors import ModelError
 from cellweave.core.files import atomic_path, sha256
 from cellweave.models.size_model import SizeModel
 from cellweave.nets import NETS
@@ -64,7 +64,7 @@ class Segmenter:
 
         Returns the model with its hash. Nothing half-written is left behind.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {f"net.{k}": v.detach().cpu().numpy() for k, v in self.net.state_dict().items()}
         if self.size_model is not None:
@@ -73,12 +73,12 @@ class Segmenter:
             arrays["size.mean_log_diameter"] = np.array(self.size_model.mean_log_diameter)
         with atomic_path(folder) as temporary:
             temporary.mkdir(parents=True)
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary / WEIGHTS)
+            (temporary / WEIGHTS).write_bytes(save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
             weights_hash = sha256(temporary / WEIGHTS)
             settings = self._settings() | {"sha256": weights_hash}
             settings["settings_sha256"] = _settings_hash(settings)
-            (temporary / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-            (temporary / CARD).write_text(_card_text(settings))
+            (temporary / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            (temporary / CARD).write_text(_card_text(settings), encoding="utf-8")
         return replace(self, hash=weights_hash)
 
     def card_text(self) -> str:
@@ -121,7 +121,7 @@ class Segmenter:
                 raise ModelError(f"model folder {root}: the file {name} is missing; copy the whole folder again")
         altered = f"model folder {root}: {{}} was altered or is damaged (its hash differs); copy the folder again"
         try:
-            settings = json.loads((root / SETTINGS).read_text())
+            settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
             if settings["format"] > FORMAT:
                 raise ModelError(f"model folder {root} was made by a newer cellweave; update cellweave to use it")
             if _settings_hash(settings) != settings["settings_sha256"]:
@@ -129,10 +129,12 @@ class Segmenter:
             if sha256(root / WEIGHTS) != settings["sha256"]:
                 raise ModelError(altered.format(WEIGHTS))
             return cls._from_parts(settings, load_file(root / WEIGHTS))
-        except CellweaveError:
+        except ModelError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"model folder {root} cannot be used: {error}") from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"model folder {root} cannot be used ({type(error).__name__}: {error}); copy the folder again"
+            ) from error
 
     @classmethod
     def _from_parts(cls, settings: dict[str, Any], arrays: dict[str, Any]) -> Segmenter:
@@ -154,7 +156,7 @@ class Segmenter:
             size_model = SizeModel(
                 arrays["size.coefficients"],
                 arrays["size.mean_style"],
-                float(arrays["size.mean_log_diameter"]),
+                float(arrays["size.mean_log_diameter"].item()),
             )
         return cls(
             net,

@@ -49,12 +49,21 @@ def fit_size_model(
     diameters
         (N,) in px, positive.
     ridge
-        r. Without it, the value between 1e-6 and 10 (times the mean eigenvalue of X X^T) with the least error on
+        r, in units of the mean eigenvalue of X X^T. Without it, the value between 1e-6 and 10 with the least error on
         every fifth sample, fitted on the others.
+
+    Raises
+    ------
+    InputError
+        With fewer than two pairs, other shapes, numbers that are not finite, or a diameter that is not positive.
     """
-    x, y = np.asarray(styles, np.float64), np.log(np.asarray(diameters, np.float64))
-    if x.ndim != 2 or len(x) != len(y) or len(x) < 2 or not np.isfinite(y).all():
-        raise InputError(f"styles {x.shape} and {len(y)} diameters: need two or more pairs, diameters above 0")
+    x, sizes = np.asarray(styles, np.float64), np.asarray(diameters, np.float64)
+    usable = np.isfinite(x).all() and np.isfinite(sizes).all() and (sizes > 0).all()
+    if x.ndim != 2 or sizes.shape != x.shape[:1] or len(x) < 2 or not usable:
+        raise InputError(
+            f"styles {x.shape} and diameters {sizes.shape}: need two or more pairs of finite numbers, diameters above 0"
+        )
+    y = np.log(sizes)
     mean_style, mean = x.mean(axis=0), float(y.mean())
 
     def solve(keep: NDArray[np.bool_], r: float) -> NDArray[np.float64]:
