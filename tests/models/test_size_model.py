@@ -22,7 +22,7 @@ def data(seed: int, n: int = 40, size: int = 6) -> tuple[NDArray[np.float64], ND
 
 
 def residual(model: SizeModel, styles: NDArray[np.float64], diameters: NDArray[np.float64], ridge: float) -> float:
-    """What Eq. 4, ``(X X^T + r I) A = X Y`` on centred data, leaves; sums written out, r in units of mean eigenvalue."""
+    """What Eq. 4, ``(X X^T + r I) A = X Y`` on centred data, leaves: sums written out, r in mean eigenvalues."""
     x = styles - styles.mean(axis=0)
     y = np.log(diameters) - np.log(diameters).mean()
     size = x.shape[1]

@@ -69,12 +69,8 @@ class FastUNet(nn.Module):
 
     def forward(self, x: Tensor) -> NetOutput:
         """(B, C, Y, X) float32, sides multiples of 16, to `NetOutput` of (B, M, Y, X) and (B, sum(widths))."""
-        if (
-            x.ndim != 4
-            or x.shape[1] != self.in_channels
-            or 0 in x.shape[2:]
-            or any(n % self.stride for n in x.shape[2:])
-        ):
+        sides = x.shape[2:]
+        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in sides or any(n % self.stride for n in sides):
             raise InputError(
                 f"input is {tuple(x.shape)}; this net needs (B, {self.in_channels}, Y, X) "
                 f"with Y and X multiples of {self.stride}; pad the image"
