@@ -98,7 +98,8 @@ def estimate_diameter(
     """Median cell diameter in px, from the style vector of up to four tiles spread over the image.
 
     The estimate is made twice: at the image's own resolution, then with the image resized by the first answer, where
-    the size model knows best. A model without a size model answers with its training diameter.
+    the size model knows best. A model without a size model answers with its training diameter. The answer is at
+    least a quarter of the training diameter, so that a wrong one cannot blow the image up, and at most its longer side.
     """
     picture, (segmenter,) = as_plane(image), load_models(model)
     if segmenter.size_model is None:
@@ -111,6 +112,7 @@ def estimate_diameter(
         zoom = min(max(zoom, 1 / 16), 16.0)
         styles = [runner.style(values) for values in _style_tiles(planes, zoom)]
         diameter = segmenter.size_model.predict(np.mean(styles, axis=0)) / zoom
+        diameter = min(max(diameter, segmenter.diameter / 4), float(max(picture.height, picture.width)))
     return diameter
 
 
