@@ -170,3 +170,11 @@ def test_inputs_are_not_changed(cells: NDArray[np.int32]) -> None:
     render_overlay(Image(pixels), cells)
     assert np.array_equal(pixels, before)
     assert np.array_equal(labels, cells)
+
+
+def test_large_cells_of_large_images_have_thick_outlines() -> None:
+    labels = np.zeros((1600, 100), np.int32)
+    labels[20:80, 20:80] = 1
+    outlines = overlay._outlines(labels, 1)
+    assert outlines[50, 20:24].tolist() == [1, 1, 0, 0]
+    assert overlay._outlines(labels[:200], 1)[50, 20:24].tolist() == [1, 0, 0, 0]

@@ -197,7 +197,14 @@ def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK[0], photometric="miniswhite")
     image = read_image(tmp_path / "a.tif")
     assert np.array_equal(image.read()[0], 65_535 - STACK[0])
-    assert "inverted" in image.facts["photometric"]
+    assert image.facts["photometric"] == "white is zero (inverted on reading)"
+    bits = STACK[0] > 30_000
+    tifffile.imwrite(tmp_path / "bits.tif", bits, photometric="miniswhite")
+    assert np.array_equal(read_image(tmp_path / "bits.tif").read()[0], ~bits)
+    tifffile.imwrite(tmp_path / "float.tif", STACK[0].astype(np.float32), photometric="miniswhite")
+    image = read_image(tmp_path / "float.tif")
+    assert np.array_equal(image.read()[0], STACK[0])
+    assert image.facts["photometric"] == "white is zero (not inverted)"
 
 
 def test_colour_maps(tmp_path: Path) -> None:
@@ -212,6 +219,7 @@ def test_colour_maps(tmp_path: Path) -> None:
     picture = read_image(tmp_path / "picture.tif")
     assert picture.color
     assert np.array_equal(picture.read(slice(3, 9)), colours[:, array][:, 3:9])
+    assert np.array_equal(read_image(tmp_path / "picture.tif", axes="YX").read(), picture.read())
 
 
 def test_bilevel_and_packed_bits(tmp_path: Path) -> None:
@@ -297,6 +305,46 @@ def test_absent_planes_of_an_ome_tiff_are_zero(tmp_path: Path) -> None:
     assert np.array_equal(
         read_image(tmp_path / "a.ome.tif").read(), STACK * np.array([1, 1, 0], np.uint16)[:, None, None]
     )
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_an_ome_tiff_in_several_files(tmp_path: Path, tiled: bool) -> None:
+    layout: dict[str, Any] = {"tile": (16, 16), "compression": "zlib"} if tiled else {}
+    uuids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{i}" for i in range(3)]
+    for i, plane in enumerate(STACK):
+        data = "".join(
+            f'<TiffData FirstC="{c}" FirstZ="0" FirstT="0" IFD="0" PlaneCount="1">'
+            f'<UUID FileName="c{c}.ome.tif">{uuid}</UUID></TiffData>'
+            for c, uuid in enumerate(uuids)
+        )
+        channels = "".join(f'<Channel ID="Channel:0:{c}" SamplesPerPixel="1" Name="c{c}"/>' for c in range(3))
+        xml = (
+            '<?xml version="1.0" encoding="UTF-8"?>'
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{uuids[i]}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="53" SizeY="37" '
+            f'SizeC="3" SizeZ="1" SizeT="1">{channels}{data}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(tmp_path / f"c{i}.ome.tif", plane, description=xml, metadata=None, **layout)
+    image = read_image(tmp_path / "c0.ome.tif")
+    assert image.channel_names == ("c0", "c1", "c2")
+    assert np.array_equal(image.read(slice(5, 30), slice(10, 40)), STACK[:, 5:30, 10:40])
+    data = (tmp_path / "c2.ome.tif").read_bytes()
+    (tmp_path / "c2.ome.tif").write_bytes(data[:-500])
+    with pytest.raises(ReadError, match=r"c0\.ome\.tif.*c2\.ome\.tif"):
+        read_image(tmp_path / "c0.ome.tif").read()
+
+
+def test_an_imagej_stack_over_4_gb_has_one_page_for_all_planes(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK, imagej=True, metadata={"axes": "CYX"})
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        link = page.offset + 2 + 12 * len(page.tags)
+    with path.open("r+b") as stream:
+        stream.seek(link)
+        stream.write(b"\0\0\0\0")
+    image = read_image(path)
+    assert np.array_equal(image.read(slice(3, 9)), STACK[:, 3:9])
 
 
 def test_tiles_that_are_not_stored_are_empty(tmp_path: Path) -> None:

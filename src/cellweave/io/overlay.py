@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cellweave.io.raster import write_picture
 LONGEST_SIDE = 4096
 _BAND_PIXELS = 1 << 22
 _LOW, _HIGH = 1.0, 99.8
-_NEAR = 4
+_NEAR = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 3), (3, 0), (2, 2), (2, -2))
 _LIGHT = 170
 
 _ON_DARK = np.array(
@@ -141,7 +141,7 @@ def render_overlay(image: Image, labels: Labels) -> NDArray[np.uint8]:
         palette = _ON_STAINS if image.color else _ON_DARK if image.n_channels == 1 else _ON_COMPOSITE
         if picture[drawn].mean() > _LIGHT:
             palette = _ON_LIGHT
-        colours = palette[_colouring(labels[::factor, ::factor], int(labels.max()), len(palette))]
+        colours = palette[_colouring(outlines, int(labels.max()), len(palette))]
         picture[drawn] = colours[outlines[drawn]]
     return picture
 
@@ -172,18 +172,20 @@ def _reduced(image: Image, factor: int) -> NDArray[np.float32]:
     """(C, Y, X) means of blocks of finite pixels; NaN where there are none. Read band by band."""
     height, width = -(-image.height // factor), -(-image.width // factor)
     out = np.empty((image.n_channels, height, width), np.float32)
-    rows = np.arange(0, image.width, factor)
     for y in _bands(image.height, image.width * image.n_channels, factor):
         with np.errstate(over="ignore"):  # what float32 cannot hold counts as missing
             band = image.read(y).astype(np.float32)
         finite = np.isfinite(band)
         band[~finite] = np.nan if factor == 1 else 0
-        if factor > 1:
-            starts = np.arange(0, band.shape[1], factor)
-            total = np.add.reduceat(np.add.reduceat(band, starts, axis=1), rows, axis=2)
-            count = np.add.reduceat(np.add.reduceat(finite, starts, axis=1, dtype=np.float32), rows, axis=2)
-            band = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-        out[:, y.start // factor : y.start // factor + band.shape[1]] = band
+        target = out[:, y.start // factor : -(-y.stop // factor)]
+        if factor == 1:
+            target[:] = band
+            continue
+        total, count = np.zeros((2, *target.shape), np.float32)
+        for (i, j), inside in _parts(target.shape[1:], band.shape[1:], factor):
+            total[:, *inside] += band[:, i::factor, j::factor]
+            count[:, *inside] += finite[:, i::factor, j::factor]
+        target[:] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
     return out
 
 
@@ -191,6 +193,14 @@ def _bands(height: int, row_pixels: int, factor: int) -> Iterator[slice]:
     step = max(1, _BAND_PIXELS // (row_pixels * factor)) * factor
     for start in range(0, height, step):
         yield slice(start, min(height, start + step))
+
+
+def _parts(
+    shape: tuple[int, ...], full: tuple[int, ...], factor: int
+) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+    """Each place within a block, and the blocks that have this place inside an image of size `full`."""
+    for i, j in product(range(min(factor, full[0])), range(min(factor, full[1]))):
+        yield (i, j), (slice(0, -(-(full[0] - i) // factor)), slice(0, -(-(full[1] - j) // factor)))
 
 
 def _stretched(channel: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -208,10 +218,9 @@ def _stretched(channel: NDArray[np.float32]) -> NDArray[np.float32]:
 def _outlines(labels: Labels, factor: int) -> Labels:
     """Id on the rim of every object, 0 elsewhere; a block of `factor` has the rim of its pixels."""
     wide = max(labels.shape) // factor > 1500 and median_diameter(labels) > 40 * factor
-    thickness = factor * (2 if wide else 1)
+    thickness = 1 + factor if wide else 1
     height, width = -(-labels.shape[0] // factor), -(-labels.shape[1] // factor)
-    out = np.empty((height, width), np.int32)
-    columns = np.arange(0, labels.shape[1], factor)
+    out = np.zeros((height, width), np.int32)
     for y in _bands(labels.shape[0], labels.shape[1], factor):
         halo = slice(max(0, y.start - thickness), min(labels.shape[0], y.stop + thickness))
         band = labels[halo]
@@ -224,16 +233,16 @@ def _outlines(labels: Labels, factor: int) -> Labels:
             rim[:, shift:] |= differs
             rim[:, :-shift] |= differs
         ids = np.where(rim, band, 0)[y.start - halo.start : y.stop - halo.start]
-        if factor > 1:
-            ids = np.maximum.reduceat(np.maximum.reduceat(ids, np.arange(0, len(ids), factor)), columns, axis=1)
-        out[y.start // factor : y.start // factor + len(ids)] = ids
+        target = out[y.start // factor : -(-y.stop // factor)]
+        for (i, j), inside in _parts(target.shape, ids.shape, factor):
+            target[inside] = np.maximum(target[inside], ids[i::factor, j::factor])
     return out
 
 
-def _colouring(labels: Labels, n: int, n_colours: int) -> NDArray[np.intp]:
+def _colouring(outlines: Labels, n: int, n_colours: int) -> NDArray[np.intp]:
     """A colour number for each id such that near ids differ, as far as the colours go (greedy colouring)."""
-    pairs = [_near_pairs(labels, n)]
-    ends = np.concatenate([*pairs, *(p[:, ::-1] for p in pairs)])
+    pairs = _near_pairs(outlines, n)
+    ends = np.concatenate([pairs, pairs[:, ::-1]])
     ends = ends[np.argsort(ends[:, 0], kind="stable")]
     first = np.searchsorted(ends[:, 0], np.arange(n + 2))
     others = ends[:, 1].tolist()
@@ -247,18 +256,15 @@ def _colouring(labels: Labels, n: int, n_colours: int) -> NDArray[np.intp]:
     return np.array(colours, np.intp)
 
 
-def _near_pairs(labels: Labels, n: int) -> NDArray[np.int64]:
-    """(pairs, 2): ids that come within a few pixels of each other along a row, a column or a diagonal."""
+def _near_pairs(outlines: Labels, n: int) -> NDArray[np.int64]:
+    """(pairs, 2): ids that come within a few pixels of each other."""
+    height, width = outlines.shape
     codes = [np.empty(0, np.int64)]
-    for d in range(1, _NEAR + 1):
-        for a, b in (
-            (labels[d:], labels[:-d]),
-            (labels[:, d:], labels[:, :-d]),
-            (labels[d:, d:], labels[:-d, :-d]),
-            (labels[d:, :-d], labels[:-d, d:]),
-        ):
-            near = (a != b) & (a > 0) & (b > 0)
-            low, high = np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
-            codes.append(np.unique(low.astype(np.int64) * (n + 1) + high))
+    for dy, dx in _NEAR:
+        left, right = slice(max(0, -dx), width - max(0, dx)), slice(max(0, dx), width + min(0, dx))
+        a, b = outlines[: max(0, height - dy), left], outlines[dy:, right]
+        near = (a != b) & (a > 0) & (b > 0)
+        low, high = np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
+        codes.append(np.unique(low.astype(np.int64) * (n + 1) + high))
     code = np.unique(np.concatenate(codes))
     return np.stack([code // (n + 1), code % (n + 1)], axis=1)

@@ -170,10 +170,10 @@ def to_image(path: Path, found: Found, axes: str | None = None) -> Image:
         )
     if 0 in found.shape:
         raise ReadError(f"{path}: the image is empty (shape {found.shape}); export it again")
-    if found.palette is not None:
-        found = _apply_palette(found, found.palette)
     if axes is not None:
         found = _name_axes(path, found, axes)
+    if found.palette is not None:
+        found = _apply_palette(found, found.palette)
     known = _check_axes(path, found)
     shape, channels = dict(zip(found.axes, found.shape, strict=True)), "C"
     color = False
@@ -214,7 +214,7 @@ def _apply_palette(found: Found, palette: NDArray[Any]) -> Found:
     """The same pixels as grays or colours in place of indices."""
 
     def colours(indices: NDArray[Any]) -> NDArray[Any]:
-        return np.take(palette, indices, axis=0, mode="clip")
+        return np.take(palette, indices.astype(np.uint8) if indices.dtype == bool else indices, axis=0, mode="clip")
 
     if palette.ndim == 1:
         return replace(found, dtype=palette.dtype, read=lambda box: colours(found.read(box)), palette=None)
@@ -262,7 +262,7 @@ def _check_axes(path: Path, found: Found) -> str:
         if axis in "YX" or (axis in "TCZS" and n > 1):
             known += axis
         elif n > 1:
-            example = ("YX", "YX", "CYX", "CZYX", "TCZYX")[min(len(found.shape), 5) - 1]
+            example = _example(found.axes)
             raise ReadError(
                 f"{path}: the file does not tell which axis is which (shape {found.shape}, axes "
                 f"{found.axes}, where {axis} may be anything); say it: read_image(path, axes='{example}'), "
@@ -275,6 +275,13 @@ def _check_axes(path: Path, found: Found) -> str:
             f"shape {found.shape}; say what they are with axes="
         )
     return known
+
+
+def _example(axes: str) -> str:
+    """Axes such as an image of this kind may have, for a message."""
+    letters = axes if "Y" in axes else axes[:-2] + "YX"
+    spare = iter([axis for axis in "CZT" if axis not in letters and not (axis == "C" and "S" in letters)])
+    return "".join(axis if axis in AXES + "S" else next(spare, "") for axis in letters)
 
 
 def pixel_size(y: float | None, x: float | None) -> tuple[float, float] | None:

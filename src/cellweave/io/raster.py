@@ -117,4 +117,4 @@ def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Save (Y, X, 3) as PNG."""
     from PIL import Image as Pillow
 
-    write_atomically(path, lambda temporary: Pillow.fromarray(pixels).save(temporary, format="PNG"))
+    write_atomically(path, lambda temporary: Pillow.fromarray(pixels).save(temporary, format="PNG", compress_level=4))

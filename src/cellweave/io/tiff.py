@@ -106,8 +106,8 @@ def _palette(tif: tifffile.TiffFile, key: tifffile.TiffPage) -> NDArray[Any] | N
     A colour map whose brightness goes one way is a display table of a measuring program: the values are the
     data and stay. So they do in ImageJ files. Any other colour map is a picture of few colours.
     """
-    if int(key.photometric) == _WHITE_IS_ZERO and key.dtype.kind == "u" and key.bitspersample <= 16:
-        return np.arange(2**key.bitspersample, dtype=key.dtype)[::-1].copy()
+    if int(key.photometric) == _WHITE_IS_ZERO and key.dtype.kind in "bu" and key.bitspersample <= 16:
+        return np.arange(2**key.bitspersample)[::-1].astype(key.dtype)
     if int(key.photometric) != _PALETTE or key.colormap is None or tif.is_imagej:
         return None
     colours = np.asarray(key.colormap).T
@@ -132,7 +132,8 @@ def _facts(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> dict[str,
     if len(tif.series) > 1:
         facts["images in file"] = f"{len(tif.series)} (the first is read)"
     if int(key.photometric) == _WHITE_IS_ZERO:
-        facts["photometric"] = "white is zero (inverted on reading)"
+        inverted = "white is zero (inverted on reading)"
+        facts["photometric"] = "white is zero (not inverted)" if _palette(tif, key) is None else inverted
     return facts
 
 
