@@ -1,0 +1,124 @@
+"""Trains the embedded model on the data sets whose licences allow its weights to be given away.
+
+DATA is a folder of data sets, each with `images/`, `labels/` (equal stems) and `META.json` (licence, source), and a
+file `splits.csv` (dataset, stem, split). Only sets marked `licence_safe_for_redistributed_weights` are used; their
+`train` split is learned from, the best epoch is chosen on `val`, and `test` is never read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from cellweave.core.progress import report
+from cellweave.io import read_image, read_labels
+from cellweave.models.registry import EMBEDDED
+from cellweave.train import TrainConfig, train
+from cellweave.train.loop import CHECKPOINT
+from cellweave.train.samples import Example
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+OUT = REPOSITORY / "runs" / "default"
+LARGEST_MB = 16
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(prog="scripts/train-default", description="Train the embedded model again.")
+    arguments.add_argument("data", type=Path, nargs="?", default=REPOSITORY.parent / "shared" / "data")
+    arguments.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    chosen = arguments.parse_args()
+    if not (chosen.data / "splits.csv").is_file():
+        arguments.error(f"{chosen.data} has no splits.csv; give the folder of the data sets")
+
+    facts = free_sets(chosen.data)
+    training, validation = (examples(chosen.data, facts, split) for split in ("train", "val"))
+    config = TrainConfig(out=OUT, epochs=140, device=chosen.device)
+    go_on = (OUT / CHECKPOINT).is_file()
+    print(f"{len(training)} images to learn from, {len(validation)} to choose by; the run is in {OUT}", flush=True)
+    if go_on:
+        print("Going on after the last whole epoch of the run that is there", flush=True)
+    used = {example.group.partition("/")[0] for example in training}
+    card = model_card([fact for name, fact in facts.items() if name in used])
+    model = train(training, config, validation=validation, resume=go_on, card=card)
+
+    saved = model.with_(name="default").save(EMBEDDED / "default")
+    size = sum(file.stat().st_size for file in (EMBEDDED / "default").iterdir()) / 1e6
+    print(f"Wrote {EMBEDDED / 'default'}: {size:.1f} MB, SHA-256 {saved.hash}")
+    if size > LARGEST_MB:
+        raise SystemExit(f"The model is larger than the {LARGEST_MB} MB that the repository takes")
+
+
+def free_sets(data: Path) -> dict[str, dict[str, Any]]:
+    """What META.json says of every set whose weights may be given away, by name."""
+    metas = {
+        file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in sorted(data.glob("*/META.json"))
+    }
+    return {name: meta for name, meta in metas.items() if meta.get("licence_safe_for_redistributed_weights") is True}
+
+
+def examples(data: Path, facts: dict[str, dict[str, Any]], split: str) -> list[Example]:
+    """The images of a split of these sets, in the order of splits.csv; the group is the set, and the kind in it."""
+    with (data / "splits.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [r for r in csv.DictReader(stream) if r["split"] == split and r["dataset"] in facts]
+    files = {(name, folder): by_stem(data / name / folder) for name in facts for folder in ("images", "labels")}
+    kinds = {name: kinds_of(data / name / "kinds.csv") for name in facts}
+    found = []
+    for k, row in enumerate(rows):
+        name, stem = row["dataset"], row["stem"]
+        report("reading", k, len(rows), stem)
+        kind = kinds[name].get(stem)
+        found.append(
+            Example(
+                stem,
+                read_image(files[name, "images"][stem]),
+                read_labels(files[name, "labels"][stem]),
+                f"{name}/{kind}" if kind else name,
+            )
+        )
+    return found
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in folder.iterdir()} if folder.is_dir() else {}
+
+
+def kinds_of(file: Path) -> dict[str, str]:
+    """Kind of image by stem, where the set has such a list."""
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        return {row["name"]: row["kind"] for row in csv.DictReader(stream)}
+
+
+def model_card(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the card says besides the recipe and the figures, which `train` adds."""
+    sets = [
+        {"Set": f["name"], "Shows": f["modality"], "Source": f["original_source"], "Licence": f["licence"]}
+        for f in facts
+    ]
+    return {
+        "Licence": "BSD-3-Clause, as cellweave; every data set allows its use for weights that are given away",
+        "Made again by": "scripts/train-default",
+        "Data sets": sets,
+        "Not trained on": {
+            "Kinds of image": "bacteria, yeast, DIC, whole cells in fluorescence, blood smears, electron microscopy",
+            "Data without a licence that allows it": "dense_tcell_if and every set with points instead of outlines",
+        },
+        "Known limits": {
+            "Nuclei first": "most of the training cells are nuclei; whole cells were learned from phase contrast only",
+            "Second channel": "no training image had a separate nucleus channel; it is used as it generalises",
+            "Stained tissue": "few images of a few stains; look at the overlay before you trust the counts",
+            "Phase contrast": "bright dead cells were partly not annotated, so they may be missed",
+            "Very large or small cells": "give the diameter where the estimate is wrong (--diameter)",
+        },
+    }
+
+
+if __name__ == "__main__":
+    from cellweave.core.progress import console_progress
+
+    with console_progress():
+        main()
