@@ -30,7 +30,17 @@ _HOME = {
     "train": "train",
     "write_labels": "io",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "Image",
+    "Segmenter",
+    "evaluate",
+    "load_model",
+    "predict_maps",
+    "read_image",
+    "segment",
+    "train",
+    "write_labels",
+]
 
 
 def __getattr__(name: str) -> Any:

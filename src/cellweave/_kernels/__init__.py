@@ -1,3 +1,3 @@
-"""Compiled loops. The functions are those of the extension module `_kernels._kernels`; each has a NumPy twin in tests."""
+"""Compiled loops: the functions of the extension module `_kernels._kernels`. Each has a NumPy twin among the tests."""
 
 from cellweave._kernels._kernels import *  # noqa: F403

@@ -144,7 +144,7 @@ def _one(
         }
     except CellweaveError as error:
         row |= {"status": "failed", "error": str(error)}
-    except Exception as error:  # noqa: BLE001 - a fault of ours in one file must not end the batch; it is reported
+    except Exception as error:  # a fault of ours in one file must not end the batch; it is reported
         log.debug("unexpected error", exc_info=True)
         row |= {"status": "failed", "error": f"unexpected {type(error).__name__}: {error}"}
     return row | {"seconds": round(time.monotonic() - start, 3)}

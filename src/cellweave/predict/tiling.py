@@ -33,14 +33,19 @@ def plan(length: int, *, tile: int, stride: int, margin: int, ramp: int) -> Tile
         Of the axis, a multiple of `stride`.
     tile
         Largest tile; made larger where twice the margin and the ramp leave nothing of it.
+    stride
+        Tiles begin and end at multiples of this.
+    margin, ramp
+        In px, see above.
     """
     overlap = -(-(2 * margin + ramp) // stride) * stride
     tile = max(-(-tile // stride) * stride, overlap + stride)
     if length <= tile:
         return Tiles(length, length, (0,), np.ones((1, length), np.float32))
     n = -(-(length - overlap) // (tile - overlap))
-    size = -(-(-(-(length + (n - 1) * overlap) // n)) // stride) * stride
-    starts = tuple(int(round(k * (length - size) / (n - 1) / stride)) * stride for k in range(n))
+    share = -(-(length + (n - 1) * overlap) // n)
+    size = -(-share // stride) * stride
+    starts = tuple(round(k * (length - size) / (n - 1) / stride) * stride for k in range(n))
     total = np.zeros(length, np.float64)
     weights = np.empty((n, size), np.float64)
     position = np.arange(size) + 0.5

@@ -1,4 +1,4 @@
-"""Ways to write instances as dense maps: ``encode(labels) -> maps``, ``loss(pred, target)``, ``decode(maps) -> labels``."""
+"""Ways to write instances as dense maps: ``encode(labels)``, ``loss(outputs, target)``, ``decode(maps)``."""
 
 from cellweave.representations.base import Representation
 from cellweave.representations.diffusion_flows import DiffusionFlows
