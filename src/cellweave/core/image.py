@@ -100,7 +100,8 @@ class Image:
         axes = axes.upper()
         if len(axes) != array.ndim or len(set(axes)) != len(axes) or not set(axes) <= set(AXES + "S"):
             raise InputError(
-                f"axes '{axes}' do not fit an array of shape {array.shape}: one letter a dimension, out of {AXES} and S (colour)"
+                f"axes '{axes}' do not fit an array of shape {array.shape}: one letter a dimension, "
+                f"out of {AXES} and S (colour)"
             )
         if "S" in axes and "C" in axes:
             raise InputError(f"axes '{axes}': an image has either channels (C) or colour samples (S), not both")
@@ -154,9 +155,10 @@ class Image:
                 continue
             index, n = (t if axis == "T" else z), self.size(axis)
             if index is None and n > 1:
+                what, letter = "time points" if axis == "T" else "depths", axis.lower()
                 raise InputError(
-                    f"{self.source or 'image'} has {n} {'time points' if axis == 'T' else 'depths'} (axes {self.axes}); "
-                    f"choose one plane, for example image.plane({axis.lower()}=0), or --plane {axis.lower()}=0 on the command line"
+                    f"{self.source or 'image'} has {n} {what} (axes {self.axes}); choose one plane, "
+                    f"for example image.plane({letter}=0), or --plane {letter}=0 on the command line"
                 )
             index = index or 0
             if not 0 <= index < n:

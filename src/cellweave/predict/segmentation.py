@@ -77,8 +77,8 @@ def segment(
     Parameters
     ----------
     diameter
-        Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated by the size model; when the
-        cells found are of another size, the image is segmented once more at that size.
+        Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated by the size model; when
+        the cells found are of another size, the image is segmented once more at that size.
     image, model, channels, device, augment, tile
         As for `predict_maps`.
 
@@ -90,16 +90,18 @@ def segment(
     picture, models = as_plane(image), load_models(model)
     given = parse_diameter(diameter, picture)
     used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
-    for attempt in range(2):
-        maps = predict_maps(
-            picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile
-        )
-        labels, confidence = models[0].representation.decode_scored(maps)
-        found = median_diameter(labels)
-        if given or attempt or not found or 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:
-            break
-        del maps, labels
+
+
+    def run(size: float) -> tuple[Maps, Labels, NDArray[np.float32]]:
+        maps = predict_maps(picture, models, diameter=size, channels=channels, device=device, augment=augment, tile=tile)
+        return maps, *models[0].representation.decode_scored(maps)
+
+    maps, labels, confidence = run(used)
+    found = median_diameter(labels)
+    if not given and found and not 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:
+        del maps, labels  # only one set of maps at a time
         used = found
+        maps, labels, confidence = run(used)
     return Segmentation(labels, confidence, maps, float(used), models[0], picture)
 
 
@@ -125,6 +127,7 @@ def parse_diameter(diameter: float | str | None, image: Image) -> float | None:
         return value
     if image.pixel_size_um is None:
         raise InputError(
-            f"{image.source or 'the image'} does not tell its pixel size, so a diameter in um cannot be used; give it in pixels"
+            f"{image.source or 'the image'} does not tell its pixel size, so a diameter in um cannot be used; "
+            "give it in pixels"
         )
     return value / float(np.sqrt(image.pixel_size_um[0] * image.pixel_size_um[1]))

@@ -48,7 +48,7 @@ class Channels:
 
     @classmethod
     def parse(cls, text: str | Channels) -> Channels:
-        """Read what users type: ``auto``, ``gray``, ``gray:DAPI``, ``2,1``, ``actin,dapi``, ``green-blue``, ``merged:2,3``."""
+        """Read what users type: ``auto``, ``gray:DAPI``, ``2,1``, ``actin,dapi``, ``green-blue``, ``merged:2,3``."""
         if isinstance(text, Channels):
             return text
         policy, _, rest = text.strip().partition(":")
@@ -138,7 +138,7 @@ def _index(image: Image, name: str) -> int:
 
 
 def apply_weights(pixels: NDArray[Any], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weighted sums of channels: (C, Y, X) and (P, C) to (P, Y, X) float32; a weight of 0 reads nothing (NaN stays out)."""
+    """Weighted sums of channels, (C, Y, X) and (P, C) to (P, Y, X) float32; a weight of 0 keeps even NaN out."""
     planes = np.zeros((len(weights), *pixels.shape[1:]), np.float32)
     for plane, row in zip(planes, weights, strict=True):
         for channel in np.flatnonzero(row):

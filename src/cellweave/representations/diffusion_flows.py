@@ -43,7 +43,8 @@ class DiffusionFlows(Representation):
     References
     ----------
     Stringer et al. 2021, *Cellpose: a generalist algorithm for cellular segmentation*, Nature Methods 18.
-    Byun et al. 2022, *Cell Segmentation in Multi-modality High-Resolution Microscopy Images with Cellpose*, Sec. 2.2-2.4.
+    Byun et al. 2022, *Cell Segmentation in Multi-modality High-Resolution Microscopy Images with Cellpose*,
+    Sec. 2.2-2.4.
 
     Notes
     -----
