@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,10 +29,13 @@ LOCAL_TILE, GLOBAL_TILE = 2048, 224
 RAMP = 32
 STYLE_TILE, STYLE_TILES = 512, 4
 
+AnyModel = str | os.PathLike[str] | Segmenter
+"""What `load_model` takes."""
+
 
 def predict_maps(
     image: Image | NDArray[Any],
-    model: str | Segmenter | Sequence[Segmenter] = "default",
+    model: AnyModel | Sequence[AnyModel] = "default",
     *,
     diameter: float | None = None,
     channels: str | Channels | None = None,
@@ -49,7 +53,7 @@ def predict_maps(
     image
         2-D image; see `Image.from_array` for which arrays are understood.
     model
-        A name or folder (`load_model`), a model, or several models of one representation, whose maps are averaged
+        A name or folder (`load_model`), a model, or a list of them of one representation, whose maps are averaged
         (the mean over four networks of the Cellpose paper).
     diameter
         Of the cells, in px; the image is resized to the model's training diameter. None: estimated.
@@ -90,7 +94,7 @@ def predict_maps(
 
 def estimate_diameter(
     image: Image | NDArray[Any],
-    model: str | Segmenter = "default",
+    model: AnyModel = "default",
     *,
     channels: str | Channels | None = None,
     device: str = "auto",
@@ -121,9 +125,9 @@ def as_plane(image: Image | NDArray[Any]) -> Image:
     return (image if isinstance(image, Image) else Image.from_array(image)).plane()
 
 
-def load_models(model: str | Segmenter | Sequence[Segmenter]) -> tuple[Segmenter, ...]:
+def load_models(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...]:
     """One or several models of one representation."""
-    models = (load_model(model),) if isinstance(model, (str, Segmenter)) else tuple(model)
+    models = tuple(map(load_model, [model] if isinstance(model, (str, os.PathLike, Segmenter)) else model))
     if not models or len({type(m.representation) for m in models}) != 1:
         raise InputError("averaging needs one or more models of the same representation")
     return models

@@ -15,7 +15,7 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.measure import Table, measure
 from cellweave.models import Segmenter
-from cellweave.predict.maps import as_plane, estimate_diameter, load_models, predict_maps
+from cellweave.predict.maps import AnyModel, as_plane, estimate_diameter, load_models, predict_maps
 from cellweave.prep import Channels
 from cellweave.representations.base import Maps
 
@@ -64,7 +64,7 @@ class Segmentation:
 
 def segment(
     image: Image | NDArray[Any],
-    model: str | Segmenter | Sequence[Segmenter] = "default",
+    model: AnyModel | Sequence[AnyModel] = "default",
     *,
     diameter: float | str | None = None,
     channels: str | Channels | None = None,
@@ -91,9 +91,10 @@ def segment(
     given = parse_diameter(diameter, picture)
     used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
 
-
     def run(size: float) -> tuple[Maps, Labels, NDArray[np.float32]]:
-        maps = predict_maps(picture, models, diameter=size, channels=channels, device=device, augment=augment, tile=tile)
+        maps = predict_maps(
+            picture, models, diameter=size, channels=channels, device=device, augment=augment, tile=tile
+        )
         return maps, *models[0].representation.decode_scored(maps)
 
     maps, labels, confidence = run(used)
