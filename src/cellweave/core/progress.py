@@ -39,7 +39,14 @@ def showing(sink: Sink) -> Iterator[None]:
 def console_progress() -> Iterator[None]:
     """Show reports on standard error: live bars, or a plain line every four seconds where it is not a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -48,7 +55,7 @@ def console_progress() -> Iterator[None]:
         def line(task: str, done: int, total: int, note: str = "") -> None:
             if task not in last or time.monotonic() - last[task] >= 4.0 or done >= total:
                 last[task] = time.monotonic()
-                console.print(f"{task}: {done}/{total} {note}".rstrip(), highlight=False, soft_wrap=True)
+                console.print(f"{task}: {done}/{total} {note}".rstrip(), markup=False, highlight=False, soft_wrap=True)
 
         with showing(line):
             yield
@@ -60,7 +67,7 @@ def console_progress() -> Iterator[None]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bars:
         known = {}
