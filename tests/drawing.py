@@ -1,13 +1,16 @@
-"""Label images drawn for tests: round cells, bent rods, packed tiles."""
+"""Label images drawn for tests (round cells, bent rods, packed tiles), and maps of them as a network gives them."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
+from scipy.ndimage import gaussian_filter, label
+
+from cellweave.representations import DiffusionFlows
 
 Labels = NDArray[np.int32]
 Mask = NDArray[np.bool_]
+Maps = NDArray[np.float32]
 
 
 def ellipse(shape: tuple[int, int], y: float, x: float, a: float, b: float, angle: float = 0.0) -> Mask:
@@ -22,7 +25,7 @@ def rod(
     shape: tuple[int, int], y: float, x: float, length: float, half_width: float, angle: float, bend: float
 ) -> Mask:
     """Pixels within `half_width` of an arc of `length` px that turns by `bend` radians."""
-    along = np.linspace(-0.5, 0.5, 4 * int(length) + 2)
+    along = np.linspace(-0.5, 0.5, 2 * int(length) + 2)
     step = length / (len(along) - 1)
     ys, xs = np.cumsum(np.sin(angle + bend * along)) * step, np.cumsum(np.cos(angle + bend * along)) * step
     ys, xs = ys + y - ys.mean(), xs + x - xs.mean()
@@ -44,7 +47,7 @@ def crowd(seed: int, shape: tuple[int, int] = (96, 112)) -> Labels:
     """Ellipses and bent rods of one part and 15 px or more, many of them touching or cut by the border."""
     rng = np.random.default_rng(seed)
     masks = []
-    for _ in range(50):
+    for _ in range(30):
         y, x, angle = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(0, np.pi)
         if rng.random() < 0.3:
             length, half_width, bend = rng.uniform(10, 40), rng.uniform(1.5, 3), rng.uniform(-2.5, 2.5)
@@ -69,3 +72,15 @@ def tiles(rows: int, columns: int, height: int, width: int) -> Labels:
     """A wall of rows x columns rectangles that all touch."""
     ids = np.arange(1, rows * columns + 1, dtype=np.int32).reshape(rows, columns)
     return np.kron(ids, np.ones((height, width), np.int32))
+
+
+def like_a_network(labels: Labels, seed: int, amount: float = 0.1) -> Maps:
+    """Diffusion flows of the labels, blurred, with smooth and white noise of this size; probability within 0..1."""
+    rng = np.random.default_rng(seed)
+    maps = DiffusionFlows().encode(labels)
+    for k in range(3):
+        waves = gaussian_filter(rng.normal(size=labels.shape), 4)
+        noise = waves / waves.std() + rng.normal(0, 0.5, labels.shape)
+        maps[k] = gaussian_filter(maps[k], 0.7) + amount * noise
+    maps[2] = np.clip(maps[2], 0, 1)
+    return maps

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from cellweave import _kernels
 from cellweave.metrics import match
 from cellweave.representations import DiffusionFlows
-from drawing import crowd, tiles, voronoi
+from drawing import crowd, like_a_network, tiles, voronoi
 from kernels import twins
 
 Labels = NDArray[np.int32]
@@ -33,16 +32,6 @@ def cluster(ends: Labels, min_count: int = 10) -> tuple[Labels, int]:
     return labels, _kernels.cluster(ends, min_count, labels)
 
 
-def noisy(labels: Labels, seed: int, amount: float) -> Maps:
-    """Flows with smooth and white noise and soft borders, as networks give them."""
-    rng = np.random.default_rng(seed)
-    maps = DiffusionFlows().encode(labels)
-    for k in range(3):
-        waves = gaussian_filter(rng.normal(size=labels.shape), 4)
-        maps[k] = gaussian_filter(maps[k], 0.7) + amount * (waves / waves.std() + rng.normal(0, 0.5, labels.shape))
-    return maps
-
-
 def random_maps(seed: int, shape: tuple[int, int], size: float) -> Maps:
     """Flows that lead anywhere; about three quarters of the pixels are in cells."""
     rng = np.random.default_rng(seed)
@@ -53,8 +42,8 @@ def random_maps(seed: int, shape: tuple[int, int], size: float) -> Maps:
 
 MAPS = {
     "exact": lambda: DiffusionFlows().encode(crowd(1)),
-    "noisy": lambda: noisy(crowd(2), 0, 0.1),
-    "very noisy": lambda: noisy(voronoi(3), 1, 0.3),
+    "noisy": lambda: like_a_network(crowd(2), 0, 0.1),
+    "very noisy": lambda: like_a_network(voronoi(3), 1, 0.3),
     "random": lambda: random_maps(4, (40, 50), 1),
     "long steps": lambda: random_maps(5, (30, 30), 40),
     "very long steps": lambda: random_maps(6, (30, 30), 1e37),
@@ -109,7 +98,7 @@ def test_the_threshold_is_exclusive() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_nothing(threads: int) -> None:
-    maps = np.tile(noisy(crowd(5), 2, 0.2), (1, 3, 3))  # several pieces of work
+    maps = np.tile(like_a_network(crowd(5), 2, 0.2), (1, 3, 3))  # several pieces of work
     assert maps[0].size > 5 * (1 << 14)
     assert np.array_equal(track(maps, threads=threads), track(maps))
 
@@ -127,7 +116,7 @@ def test_sharing_paths_gives_the_cells_of_plain_steps(draw: Callable[[int], Labe
     same = pixels = objects = matched = 0.0
     for seed in range(4):
         labels = draw(seed)
-        maps = noisy(labels, seed, amount) if amount else DiffusionFlows().encode(labels)
+        maps = like_a_network(labels, seed, amount) if amount else DiffusionFlows().encode(labels)
         shared, _ = cluster(track(maps))
         plain, _ = cluster(twins.euler(maps, 0.5, 200))
         keep = np.bincount(plain.ravel()) >= 15, np.bincount(shared.ravel()) >= 15

@@ -9,7 +9,7 @@ from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, map_
 Labels = NDArray[np.int32]
 
 
-def centers(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.int64]:
+def nearest_pixels(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.int64]:
     """(k, 2): the pixels of an object nearest to its mean position, or to the middle of its box."""
     pixels = np.argwhere(mask)
     # Whole numbers: the position times n, so that equal distances are equal.
@@ -19,10 +19,15 @@ def centers(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.int64]:
     return np.asarray(pixels[squared == squared.min()])
 
 
-def heat(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.float64]:
+def centers(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.int64]:
+    """(k, 2): of the nearest pixels the first by rows and those that touch it."""
+    nearest = nearest_pixels(mask, from_box)
+    return np.asarray(nearest[np.abs(nearest - nearest[0]).max(axis=1) <= 1])
+
+
+def heat(mask: NDArray[np.bool_], sources: NDArray[np.int64]) -> NDArray[np.float64]:
     """Heat in the box of an object with a border of one pixel, after 2 * (height + width) iterations."""
-    mask = np.pad(mask, 1)
-    sources = centers(mask, from_box)
+    mask, sources = np.pad(mask, 1), sources + 1
     height, width = mask.shape
     now = np.zeros((height + 2, width + 2))
     for _ in range(2 * (height + width)):
@@ -32,9 +37,9 @@ def heat(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.float64]:
     return now[1:-1, 1:-1]
 
 
-def flows_of_object(mask: NDArray[np.bool_], from_box: bool) -> NDArray[np.float64]:
+def flows_of_object(mask: NDArray[np.bool_], sources: NDArray[np.int64]) -> NDArray[np.float64]:
     """(2, Y, X): unit gradient of the heat of an object that fills its box; zero where it is only rounding."""
-    hot = heat(mask, from_box)
+    hot = heat(mask, sources)
     gradient = np.stack([hot[2:, 1:-1] - hot[:-2, 1:-1], hot[1:-1, 2:] - hot[1:-1, :-2]])
     gradient[np.abs(gradient) <= 1e-10 * hot[1:-1, 1:-1]] = 0
     gradient *= mask
@@ -47,7 +52,7 @@ def diffusion_flows(labels: Labels, from_box: bool) -> NDArray[np.float32]:
     for k, box in enumerate(find_objects(labels), start=1):
         if box is not None:
             inside = labels[box] == k
-            flows[:, box[0], box[1]] += (flows_of_object(inside, from_box) * inside).astype(np.float32)
+            flows[:, box[0], box[1]] += (flows_of_object(inside, centers(inside, from_box)) * inside).astype(np.float32)
     return flows
 
 
@@ -57,7 +62,7 @@ def flow_errors(labels: Labels, maps: NDArray[np.float32], from_box: bool) -> ND
     for k, box in enumerate(find_objects(labels), start=1):
         if box is not None:
             inside = labels[box] == k
-            difference = flows_of_object(inside, from_box) - maps[:2, box[0], box[1]]
+            difference = flows_of_object(inside, centers(inside, from_box)) - maps[:2, box[0], box[1]]
             scores[k - 1] = (difference**2).sum(axis=0)[inside].mean(), maps[2][box][inside].mean(dtype=float)
     return scores
 
@@ -108,18 +113,24 @@ def step(
     return flow[0], flow[1]
 
 
+def pixel_of(position: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Where an end belongs: pixel p has the positions from p - 3/4 up to p + 1/4."""
+    return np.floor(position + position.dtype.type(0.75)).astype(np.int64)
+
+
 def track(maps: NDArray[np.float32], threshold: float, steps: int) -> Labels:
     """Where each pixel's path ends, -1 outside cells.
 
     A pixel walks alone until it is 3 px from where it started and stands on a pixel of a cell; from there on it
-    has that pixel's path. A walk ends where a step is under 1/1000 px or not finite, or after `steps` steps; a chain
-    of shared paths ends after `steps` of them.
+    has that pixel's path. A walk ends where a step is under 1/1000 px or not finite, or after `steps` steps, in the
+    middle of its last step; a chain of shared paths ends after `steps` of them.
     """
     height, width = maps.shape[1:]
     inside = maps[2] > np.float32(threshold)
     start = np.flatnonzero(inside)
     y0, x0 = (start // width).astype(np.float32), (start % width).astype(np.float32)
-    y, x, here = y0.copy(), x0.copy(), start.copy()
+    y, x, last_y, last_x = y0.copy(), x0.copy(), y0.copy(), x0.copy()
+    half = np.float32(0.5)
     leads_to, rests = np.full(height * width, -1), np.full(height * width, -1)
     walking = np.arange(len(start))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -127,15 +138,15 @@ def track(maps: NDArray[np.float32], threshold: float, steps: int) -> Labels:
             sy, sx = step(maps, threshold, y[walking], x[walking])
             finite = np.isfinite(sy) & np.isfinite(sx)
             sy, sx, walking = sy[finite], sx[finite], walking[finite]
+            last_y[walking], last_x[walking] = y[walking], x[walking]
             y[walking] = np.clip(y[walking] + sy, np.float32(0), np.float32(height - 1))
             x[walking] = np.clip(x[walking] + sx, np.float32(0), np.float32(width - 1))
-            half = np.float32(0.5)
-            here[walking] = (y[walking] + half).astype(np.int64) * width + (x[walking] + half).astype(np.int64)
+            here = (y[walking] + half).astype(np.int64) * width + (x[walking] + half).astype(np.int64)
             away = (y[walking] - y0[walking]) ** 2 + (x[walking] - x0[walking]) ** 2 >= np.float32(9)
-            away &= inside.ravel()[here[walking]]
-            leads_to[start[walking[away]]] = here[walking[away]]
+            away &= inside.ravel()[here]
+            leads_to[start[walking[away]]] = here[away]
             walking = walking[~away & (sy * sy + sx * sx >= np.float32(1e-6))]
-    rests[start] = here
+    rests[start] = pixel_of(half * (y + last_y)) * width + pixel_of(half * (x + last_x))
     at = start.copy()
     for _ in range(steps):
         at = np.where(leads_to[at] >= 0, leads_to[at], at)
@@ -145,17 +156,16 @@ def track(maps: NDArray[np.float32], threshold: float, steps: int) -> Labels:
 
 
 def euler(maps: NDArray[np.float32], threshold: float, steps: int) -> Labels:
-    """Where each pixel's path ends when every pixel walks all steps on its own."""
+    """Where each pixel's path ends when every pixel walks all steps (1 or more) on its own."""
     inside = maps[2] > threshold
     flows = np.where(inside, maps[:2], 0).astype(float)
-    start = np.argwhere(inside).T.astype(float)
-    at, highest = start.copy(), np.array(inside.shape)[:, None] - 1
+    at, highest = np.argwhere(inside).T.astype(float), np.array(inside.shape)[:, None] - 1
     for _ in range(steps):
         move = [map_coordinates(flow, at, order=1, mode="nearest") for flow in flows]
-        at = np.clip(at + move, 0, highest)
-    nearest = np.floor(at + 0.5).astype(np.int64)
+        last, at = at, np.clip(at + move, 0, highest)
+    y, x = pixel_of((last + at) / 2)
     ends = np.full(inside.shape, -1, np.int32)
-    ends[inside] = nearest[0] * inside.shape[1] + nearest[1]
+    ends[inside] = y * inside.shape[1] + x
     return ends
 
 

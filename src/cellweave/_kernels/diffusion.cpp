@@ -30,7 +30,8 @@ CELLWEAVE_WIDE static void average_3x3(const double* inside, double* heat, doubl
 }
 
 // Pixels of the object where heat enters: those nearest to its mean position, or to the middle of its bounding box.
-// Ties share the source, so that mirrored objects get mirrored flows.
+// Ties that touch the first one share the source, so that mirrored objects get mirrored flows. Ties further apart (in
+// rings and crescents) do not: each would be a middle of its own, and the object would fall into pieces.
 static std::vector<int64_t> find_sources(const Heat& h, bool from_box) {
   double count = 0, sum_y = 0, sum_x = 0;
   for (int64_t y = 0; y < h.height; ++y)
@@ -47,6 +48,10 @@ static std::vector<int64_t> find_sources(const Heat& h, bool from_box) {
       if (distance < nearest) sources.clear(), nearest = distance;
       sources.push_back(h.at(y, x));
     }
+  const int64_t first_y = sources[0] / h.stride, first_x = sources[0] % h.stride;
+  sources.erase(std::remove_if(sources.begin(), sources.end(),
+                               [&](int64_t i) { return i / h.stride - first_y > 1 || std::abs(i % h.stride - first_x) > 1; }),
+                sources.end());
   return sources;
 }
 

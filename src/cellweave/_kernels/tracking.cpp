@@ -30,23 +30,28 @@ struct Field {
 constexpr float kLeave2 = 9.0f;  // squared px
 constexpr float kRest2 = 1e-6f;
 
-// Next pixel on the path of pixel i (>= 0), or -1 - (pixel where its path ends).
+// Next pixel on the path of pixel i (>= 0), or -1 - (pixel where its path ends). Near a sink steps swing from side to
+// side: the end is the middle of the last step. Sinks of symmetric cells lie on a pixel or half way between two, so the
+// end belongs to the pixel whose span of -3/4..1/4 px holds it: neither kind of sink is near a limit.
 static int64_t follow(const Field& f, int64_t i, int steps) {
   const float y0 = static_cast<float>(i / f.width), x0 = static_cast<float>(i % f.width);
-  float y = y0, x = x0;
-  int64_t here = i;
+  float y = y0, x = x0, last_y = y0, last_x = x0;
   for (int step = 0; step < steps; ++step) {
     float sy, sx;
     f.sample(y, x, sy, sx);
     if (!std::isfinite(sy) || !std::isfinite(sx)) break;  // no direction: the path ends here
+    last_y = y, last_x = x;
     y = std::min(std::max(y + sy, 0.0f), static_cast<float>(f.height - 1));
     x = std::min(std::max(x + sx, 0.0f), static_cast<float>(f.width - 1));
-    here = static_cast<int64_t>(y + 0.5f) * f.width + static_cast<int64_t>(x + 0.5f);
     const float moved_y = y - y0, moved_x = x - x0;
-    if (moved_y * moved_y + moved_x * moved_x >= kLeave2 && f.inside(here)) return here;
+    if (moved_y * moved_y + moved_x * moved_x >= kLeave2) {
+      const int64_t here = static_cast<int64_t>(y + 0.5f) * f.width + static_cast<int64_t>(x + 0.5f);
+      if (f.inside(here)) return here;
+    }
     if (sy * sy + sx * sx < kRest2) break;
   }
-  return -1 - here;
+  y = 0.5f * (y + last_y), x = 0.5f * (x + last_x);
+  return -1 - (static_cast<int64_t>(y + 0.75f) * f.width + static_cast<int64_t>(x + 0.75f));
 }
 
 // Write, for each pixel, the pixel where its path ends; -1 outside cells.
