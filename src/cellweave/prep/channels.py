@@ -40,7 +40,7 @@ class Channels:
     policy
         See the table.
     chosen
-        Channel names (any case) or numbers from 1, as text.
+        Channel names (any case) or numbers from 1, as text; text that can be either is a number.
     """
 
     policy: Policy = "auto"
@@ -52,15 +52,16 @@ class Channels:
         if isinstance(text, Channels):
             return text
         policy, _, rest = text.strip().partition(":")
-        if policy.lower() not in ("auto", "gray", "pair", "green-blue", "merged"):
+        policy = policy.lower()
+        if policy not in ("auto", "gray", "pair", "green-blue", "merged"):
             policy, rest = "pair", text
         names = tuple(name.strip() for name in rest.split(",") if name.strip())
-        allowed = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2)}[policy.lower()]
+        allowed = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2)}[policy]
         if len(names) not in allowed:
             raise InputError(f"channels '{text}' name {len(names)} channels; {_REMEDY}")
         if policy == "pair" and len(names) == 1:
             policy = "gray"
-        return cls(policy.lower(), names)  # type: ignore[arg-type]
+        return cls(policy, names)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return self.policy + (":" + ",".join(self.chosen) if self.chosen else "")
@@ -75,8 +76,8 @@ class Channels:
         """
         n = image.n_channels
         if self.policy != "auto":
-            for name in self.chosen:
-                _index(image, name)
+            if len({_index(image, name) for name in self.chosen}) < len(self.chosen):
+                raise InputError(f"{_named(image)}; '{','.join(self.chosen)}' is the same channel twice; {_REMEDY}")
             if self.policy == "green-blue" and n < 3:
                 raise InputError(f"{_named(image)}: 'green-blue' needs a colour image; {_REMEDY}")
             if self.policy == "gray" and not self.chosen and n > 1 and not image.color:
@@ -129,11 +130,11 @@ def _named(image: Image) -> str:
 
 
 def _index(image: Image, name: str) -> int:
+    if name.isdecimal() and 1 <= int(name) <= image.n_channels:
+        return int(name) - 1
     names = [known.lower() for known in image.channel_names]
     if name.lower() in names:
         return names.index(name.lower())
-    if name.isdigit() and 1 <= int(name) <= image.n_channels:
-        return int(name) - 1
     raise InputError(f"{_named(image)}; there is no channel '{name}'; {_REMEDY}")
 
 

@@ -63,21 +63,22 @@ class Normalisation:
 
     def apply(self, pixels: NDArray[Any], limits: NDArray[np.float64]) -> NDArray[np.float32]:
         """(C, Y, X) of any dtype to float32; NaN and infinite pixels become 0, and so do constant channels."""
-        low = limits[:, 0, None, None].astype(np.float32)
-        span = (limits[:, 1] - limits[:, 0])[:, None, None]
-        scale = np.where(span > 0, 1.0 / np.where(span > 0, span, 1.0), 0.0).astype(np.float32)
+        exact = np.result_type(pixels.dtype, np.float32)  # float64 where float32 cannot hold every value
+        low = limits[:, 0, None, None].astype(exact)
         with np.errstate(invalid="ignore", over="ignore"):
-            scaled = (pixels.astype(np.float32) - low) * scale
+            span = (limits[:, 1] - limits[:, 0])[:, None, None]
+            scale = np.where(span > 0, 1.0 / np.where(span > 0, span, 1.0), 0.0).astype(exact)
+            scaled = (pixels.astype(exact) - low) * scale
         if pixels.dtype.kind == "f":
             scaled[~np.isfinite(scaled)] = 0.0
         if self.clip is not None:
             np.clip(scaled, *self.clip, out=scaled)
-        return scaled
+        return np.asarray(scaled, dtype=np.float32)
 
 
 def _sample(image: Image, most: int) -> NDArray[Any]:
     """(C, n, X): all rows, or every k-th one where the image has more than `most` pixels a channel."""
-    step = -(-image.height * image.width // most)
+    step = min(-(-image.height * image.width // most), image.height)
     if step <= 1:
         return image.read()
     return np.concatenate([image.read(slice(y, y + 1)) for y in range(step // 2, image.height, step)], axis=1)
