@@ -7,9 +7,11 @@ import glob
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,12 @@ from cellweave.representations import DiffusionFlows
 log = logging.getLogger(__name__)
 
 SUMMARY, RUN = "summary.csv", "run.json"
+ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""File names may hold bytes that are no UTF-8."""
+PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}
+"""For lines with file names in them, to be shown as they are."""
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".zarr")
-OUR_ENDINGS = ("_labels", "_overlay", "_cells", "_masks", "_seg")
+OUR_ENDINGS = ("_labels", "_overlay", "_masks", "_seg")
 
 OUTPUTS: dict[str, tuple[str, Callable[[Path, Segmentation], object]]] = {
     "labels": (
@@ -91,7 +97,7 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
     failed = 0
     try:
         with console_progress():
-            for k, (file, stem) in enumerate(zip(files, _stems(files), strict=True)):
+            for k, (file, stem) in enumerate(zip(files, _stems(files, before), strict=True)):
                 report("images", k, len(files), file.name)
                 row = _one(file, folder / stem, settings, model, device, None if overwrite else before.get(str(file)))
                 book.add(row)
@@ -100,13 +106,15 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
             report("images", len(files), len(files), "")
     except KeyboardInterrupt:
         console.print(
-            f"Stopped. {len(book.rows)} of {len(files)} files are done; the same command goes on with the rest."
+            f"Stopped. {len(book.rows)} of {len(files)} files are done; the same command goes on with the rest.",
+            **PLAIN,
         )
         raise
     done = len(files) - failed
     console.print(
         f"{done} of {len(files)} images segmented; results are in {folder}"
-        + (f"; {failed} failed, see {folder / SUMMARY}" if failed else "")
+        + (f"; {failed} failed, see {folder / SUMMARY}" if failed else ""),
+        **PLAIN,
     )
     return failed
 
@@ -116,7 +124,7 @@ def _one(
 ) -> dict[str, Any]:
     """Segment one file, or say why not. The row goes to the summary."""
     start = time.monotonic()
-    row: dict[str, Any] = {"file": str(file), "status": "done", "sha256": ""}
+    row: dict[str, Any] = {"file": str(file), "name": stem.name, "status": "done", "sha256": ""}
     try:
         outputs = {kind: stem.with_name(stem.name + OUTPUTS[kind][0]) for kind in settings.save}
         if file.exists():
@@ -152,6 +160,7 @@ def _one(
 
 COLUMNS = (
     "file",
+    "name",
     "status",
     "cells",
     "diameter",
@@ -180,7 +189,7 @@ class _Book:
         write_atomically(self._folder / RUN, self._write_run)
 
     def _write_summary(self, path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as stream:
+        with path.open("w", newline="", **ENCODING) as stream:
             writer = csv.DictWriter(stream, COLUMNS, restval="")
             writer.writeheader()
             writer.writerows(self._all.values())
@@ -203,13 +212,16 @@ def _previous(folder: Path, chosen: dict[str, Any], overwrite: bool) -> dict[str
     if overwrite or not (folder / RUN).is_file() or not (folder / SUMMARY).is_file():
         return {}
     try:
-        settings = json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"]
-        with (folder / SUMMARY).open(newline="", encoding="utf-8") as stream:
-            rows: list[dict[str, Any]] = list(csv.DictReader(stream))
-    except (ValueError, KeyError) as error:
+        settings = dict(json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"])
+        with (folder / SUMMARY).open(newline="", **ENCODING) as stream:
+            reader = csv.DictReader(stream)
+            rows: list[dict[str, Any]] = list(reader)
+        if reader.fieldnames != list(COLUMNS) or any(None in [*row, *row.values()] for row in rows):
+            raise ValueError("the summary has other columns")
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
         raise InputError(f"{folder} holds a damaged {RUN} or {SUMMARY}; use --overwrite or another folder") from error
     changed = [name for name in chosen if settings.get(name) != chosen[name]]
-    if changed:
+    if changed and any(row["status"] == "done" for row in rows):
         was = ", ".join(f"{name}: {settings.get(name)} then, {chosen[name]} now" for name in changed)
         raise InputError(f"{folder} holds results of other settings ({was}); use --overwrite or another folder")
     return {row["file"]: row for row in rows}
@@ -218,19 +230,12 @@ def _previous(folder: Path, chosen: dict[str, Any], overwrite: bool) -> dict[str
 def _say(console: Console, row: dict[str, Any]) -> None:
     name = Path(row["file"]).name
     if row["status"] == "failed":
-        console.print(
-            f"{name}: not segmented: {row['error']}",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"{name}: not segmented: {row['error']}", style="red", **PLAIN)
     elif row["status"] == "skipped":
-        console.print(f"{name}: already done", markup=False, highlight=False)
+        console.print(f"{name}: already done", **PLAIN)
     else:
         cells = "1 cell" if row["cells"] == 1 else f"{row['cells']} cells"
-        text = f"{name}: {cells}, diameter {row['diameter']:g} px, {row['seconds']:.1f} s"
-        console.print(text, markup=False, highlight=False)
+        console.print(f"{name}: {cells}, diameter {row['diameter']:g} px, {row['seconds']:.1f} s", **PLAIN)
 
 
 def _with_decoding(model: Segmenter, settings: Settings) -> Segmenter:
@@ -281,17 +286,31 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not ours
 
 
-def _stems(files: Sequence[Path]) -> list[str]:
-    """A name for each file's outputs: its stem; with suffix, folder or number where stems repeat."""
-    names = [_stem(file) for file in files]
-    for more in (lambda f: f.name.replace(".", "_"), lambda f: f"{f.parent.name}_{f.name.replace('.', '_')}"):
-        names = [more(file) if names.count(name) > 1 else name for file, name in zip(files, names, strict=True)]
-    counts: dict[str, int] = {}
-    unique = []
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        unique.append(name if names.count(name) == 1 else f"{name}_{counts[name]}")
-    return unique
+def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A name for each file's outputs: its stem; with suffix, folder or number where another file has that name.
+
+    A file keeps the name that it had in an earlier run in the same folder, and no other file gets it.
+    """
+    names = {file: str(row["name"]) for file, row in before.items()}
+    taken = {name.casefold() for name in names.values()}
+    rest = [file for file in files if str(file) not in names]
+    for option in (_stem, _name, lambda file: f"{file.parent.name}_{_name(file)}"):
+        counts = Counter(option(file).casefold() for file in rest)
+        free = {
+            str(f): option(f) for f in rest if counts[option(f).casefold()] == 1 and option(f).casefold() not in taken
+        }
+        names |= free
+        taken |= {name.casefold() for name in free.values()}
+        rest = [file for file in rest if str(file) not in free]
+    for file in rest:
+        numbered = (f"{file.parent.name}_{_name(file)}_{n}" for n in count(1))
+        names[str(file)] = next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[str(file)].casefold())
+    return [names[str(file)] for file in files]
+
+
+def _name(file: Path) -> str:
+    return file.name.replace(".", "_")
 
 
 def _stem(file: Path) -> str:

@@ -377,5 +377,5 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
 
 def _identity(path: Path, pixels: NDArray[Any]) -> str:
     """An identity that is the same whenever the same labels are written under the same name."""
-    content = f"{path.name} {pixels.shape} {zlib.crc32(pixels.tobytes())}"
+    content = f"{path.name!a} {pixels.shape} {zlib.crc32(pixels.tobytes())}"
     return f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, content)}"
