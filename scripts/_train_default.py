@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cellweave.core.progress import report
+from cellweave.core.progress import console_progress, report
 from cellweave.io import read_image, read_labels
 from cellweave.models.registry import EMBEDDED
 from cellweave.train import TrainConfig, train
@@ -118,7 +118,8 @@ def model_card(facts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from cellweave.core.progress import console_progress
-
-    with console_progress():
-        main()
+    try:
+        with console_progress():
+            main()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. The same command goes on after the last whole epoch.") from None

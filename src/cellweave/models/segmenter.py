@@ -186,7 +186,8 @@ def _card_text(settings: dict[str, Any]) -> str:
         "Channels": settings["channels"],
         "Weights (SHA-256)": settings["sha256"],
     }
-    for title, value in (facts | settings["card"]).items():
+    entries = (facts | settings["card"]).items()
+    for title, value in sorted(entries, key=lambda entry: isinstance(entry[1], (list, dict))):  # sections come last
         if isinstance(value, list) and value and isinstance(value[0], dict):
             columns = list(value[0])
             lines += ["", f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
