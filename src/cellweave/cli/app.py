@@ -207,12 +207,13 @@ def models_list() -> None:
     """List the models that --model finds by name."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cellweave.models import list_models
 
     table = Table("name", "kind", "where")
     for entry in list_models():
-        table.add_row(entry.name, entry.origin, str(entry.path))
+        table.add_row(*map(Text, (entry.name, entry.origin, str(entry.path))))
     Console().print(table)
 
 
