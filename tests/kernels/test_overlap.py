@@ -12,9 +12,7 @@ from cellweave._kernels import overlap_counts
 BIGGEST = np.iinfo(np.int32).max
 
 
-def counts_by_numpy(
-    truth: NDArray[np.int32], predicted: NDArray[np.int32]
-) -> tuple[list[int], list[int], list[int]]:
+def counts_by_numpy(truth: NDArray[np.int32], predicted: NDArray[np.int32]) -> tuple[list[int], list[int], list[int]]:
     pairs = np.stack([truth.ravel(), predicted.ravel()], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     return found[:, 0].tolist(), found[:, 1].tolist(), counts.tolist()

@@ -31,9 +31,7 @@ def aji_as_published(truth: Labels, predicted: Labels) -> set[float]:
         ious = [(t & p).sum() / (t | p).sum() for p in components]
         best = max(ious, default=0)
         choices = [k for k, value in enumerate(ious) if value == best > 0]
-        step = [((t & components[k]).sum(), (t | components[k]).sum(), k) for k in choices] or [
-            (0, t.sum(), -1)
-        ]
+        step = [((t & components[k]).sum(), (t | components[k]).sum(), k) for k in choices] or [(0, t.sum(), -1)]
         outcomes = list({(c + dc, u + du, used | {k}) for c, u, used in outcomes for dc, du, k in step})
     values = set()
     for c, u, used in outcomes:
@@ -49,9 +47,7 @@ def test_aji_is_that_of_the_published_algorithm(truth: Labels, predicted: Labels
 
 
 @given(small_labels, small_labels, st.permutations(range(1, 5)), st.integers(0, 3))
-def test_ids_and_orientation_do_not_matter(
-    truth: Labels, predicted: Labels, order: list[int], turns: int
-) -> None:
+def test_ids_and_orientation_do_not_matter(truth: Labels, predicted: Labels, order: list[int], turns: int) -> None:
     lookup = np.array([0, *order], np.int32) * 7
     a = evaluate_image(truth, predicted)
     b = evaluate_image(np.rot90(truth, turns), np.rot90(lookup[predicted], turns))
@@ -108,9 +104,7 @@ def test_boundary_f_equals_brute_force(truth: Labels, predicted: Labels, toleran
     else:
         near = np.sqrt(((t[:, None] - p[None]) ** 2).sum(-1)) <= tolerance
         recall, precision = near.any(1).mean(), near.any(0).mean()
-        assert value == pytest.approx(
-            2 * precision * recall / (precision + recall) if precision + recall else 0
-        )
+        assert value == pytest.approx(2 * precision * recall / (precision + recall) if precision + recall else 0)
 
 
 def test_boundary_tolerance_is_a_distance_in_pixels() -> None:
@@ -269,9 +263,7 @@ def test_golden_figures_of_cellpose() -> None:
     rows = [s.detections for s in evaluation.images]
     for key in ("tp", "fp", "fn"):
         assert ([[getattr(d, key) for d in row] for row in rows] == golden[key]).all()
-    assert [[d.average_precision for d in row] for row in rows] == pytest.approx(
-        golden["average_precision"], abs=1e-6
-    )
+    assert [[d.average_precision for d in row] for row in rows] == pytest.approx(golden["average_precision"], abs=1e-6)
     for scores, theirs, t, p in zip(
         evaluation.images,
         golden["aggregated_jaccard_index"],

@@ -24,9 +24,7 @@ def iou_matrix(truth: Labels, predicted: Labels) -> NDArray[np.float64]:
     """IoU of every true with every predicted object, from masks."""
     rows = [truth == i for i in np.unique(truth) if i]
     columns = [predicted == i for i in np.unique(predicted) if i]
-    return np.array([[(t & p).sum() / (t | p).sum() for p in columns] for t in rows]).reshape(
-        len(rows), len(columns)
-    )
+    return np.array([[(t & p).sum() / (t | p).sum() for p in columns] for t in rows]).reshape(len(rows), len(columns))
 
 
 def best_by_trying_all(ious: NDArray[np.float64], threshold: float) -> tuple[int, float]:
@@ -65,9 +63,7 @@ def test_pairs_are_one_to_one_and_reach_the_threshold(truth: Labels, predicted: 
     assert len(set(found.truth_ids.tolist())) == len(set(found.predicted_ids.tolist())) == found.tp
     assert (np.diff(found.truth_ids) > 0).all()
     for t, p, value in zip(found.truth_ids, found.predicted_ids, found.ious, strict=True):
-        assert (
-            value == ((truth == t) & (predicted == p)).sum() / ((truth == t) | (predicted == p)).sum() >= iou
-        )
+        assert value == ((truth == t) & (predicted == p)).sum() / ((truth == t) | (predicted == p)).sum() >= iou
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -227,9 +227,7 @@ def bad_pair(folder: Path, kind: str) -> None:
         case "zero":
             image.write_bytes(b"")
         case "stack":
-            tifffile.imwrite(
-                image, np.stack([picture()] * 3), photometric="minisblack", metadata={"axes": "ZYX"}
-            )
+            tifffile.imwrite(image, np.stack([picture()] * 3), photometric="minisblack", metadata={"axes": "ZYX"})
         case "colours":
             save(labels, np.stack([cells().astype(np.uint8)] * 3, axis=-1))
 

@@ -60,13 +60,17 @@ class Image:
     def __post_init__(self) -> None:
         where = self.source or "image"
         if [a for a in AXES if a in self.axes] != list(self.axes) or not set("CYX") <= set(self.axes):
-            raise InputError(f"{where}: axes are '{self.axes}'; they must be C, Y, X with T and Z optional, in the order {AXES}")
+            raise InputError(
+                f"{where}: axes are '{self.axes}'; they must be C, Y, X with T and Z optional, in the order {AXES}"
+            )
         if len(self.data.shape) != len(self.axes):
             raise InputError(f"{where}: axes '{self.axes}' do not fit an array of shape {tuple(self.data.shape)}")
         if 0 in self.data.shape:
             raise InputError(f"{where}: the image is empty (shape {tuple(self.data.shape)})")
         if self.data.dtype.kind not in "buif":
-            raise InputError(f"{where}: pixels of type {self.data.dtype} are not supported; save it as integers or floats")
+            raise InputError(
+                f"{where}: pixels of type {self.data.dtype} are not supported; save it as integers or floats"
+            )
         if not self.channel_names:
             object.__setattr__(self, "channel_names", ("",) * self.n_channels)
         elif len(self.channel_names) != self.n_channels:

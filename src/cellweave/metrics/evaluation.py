@@ -65,9 +65,7 @@ class Scores:
         for detection in self.detections:
             if abs(detection.iou - iou) < 1e-9:
                 return detection
-        raise InputError(
-            f"IoU threshold {iou} was not evaluated; these were: {[d.iou for d in self.detections]}"
-        )
+        raise InputError(f"IoU threshold {iou} was not evaluated; these were: {[d.iou for d in self.detections]}")
 
     @property
     def jaccard(self) -> float:
@@ -163,9 +161,7 @@ class Evaluation:
             name="total",
             n_true=sum(s.n_true for s in self.images),
             n_predicted=sum(s.n_predicted for s in self.images),
-            detections=tuple(
-                _add(column) for column in zip(*(s.detections for s in self.images), strict=True)
-            ),
+            detections=tuple(_add(column) for column in zip(*(s.detections for s in self.images), strict=True)),
             foreground_shared=sum(s.foreground_shared for s in self.images),
             foreground_union=sum(s.foreground_union for s in self.images),
             aji_intersection=sum(s.aji_intersection for s in self.images),
@@ -271,9 +267,7 @@ def evaluate(
     truths = [truth] if isinstance(truth, np.ndarray) else list(truth)
     predictions = [predicted] if isinstance(predicted, np.ndarray) else list(predicted)
     if len(truths) != len(predictions):
-        raise InputError(
-            f"{len(truths)} true and {len(predictions)} predicted label images; give one for each"
-        )
+        raise InputError(f"{len(truths)} true and {len(predictions)} predicted label images; give one for each")
     if names and len(names) != len(truths):
         raise InputError(f"{len(names)} names for {len(truths)} images; give one for each")
     names = names or [str(i + 1) for i in range(len(truths))]
@@ -281,9 +275,7 @@ def evaluate(
     for name, t, p in zip(names, truths, predictions, strict=True):
         report("evaluating", len(images), len(truths), name)
         try:
-            scores = evaluate_image(
-                t, p, thresholds=thresholds, boundary_tolerance=boundary_tolerance, name=name
-            )
+            scores = evaluate_image(t, p, thresholds=thresholds, boundary_tolerance=boundary_tolerance, name=name)
         except InputError as error:
             raise InputError(f"image {name}: {error}") from error
         images.append(scores)

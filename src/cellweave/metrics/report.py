@@ -23,9 +23,7 @@ def to_json(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
         When the file cannot be written.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def to_csv(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
