@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peer import REPOSITORY, run_peer
-from record import Row
 from scipy.ndimage import gaussian_filter
 
 from cellweave import evaluate, read_image, segment
@@ -29,9 +27,10 @@ from cellweave.io import read_labels
 from cellweave.metrics import match
 from cellweave.models import load_model
 from cellweave.nets import CellposeUNet, FastUNet
-from cellweave.predict import predict_maps
 from cellweave.representations import DiffusionFlows
 from cellweave.representations.diffusion_flows import diffusion_flows
+from peer import REPOSITORY, run_peer
+from record import Row
 
 sys.path.insert(0, str(REPOSITORY / "scripts" / "peer"))
 from seeded import seeded_image, seeded_weights
@@ -98,7 +97,9 @@ def maps_equal() -> Iterator[Row]:
     with torch.inference_mode():
         ours = net(torch.from_numpy(x)).maps.numpy()
     difference = float(np.abs(ours - theirs["maps"]).max())
-    yield Row("maps with the same weights, float32: largest difference", difference, "", "cellpose 3.1.1.3", at_most=1e-4)
+    yield Row(
+        "maps with the same weights, float32: largest difference", difference, "", "cellpose 3.1.1.3", at_most=1e-4
+    )
 
 
 def _peer_weights(folder: Path) -> Path:
@@ -119,7 +120,9 @@ def encode_speed() -> Iterator[Row]:
     theirs = run_peer("labels_to_flows", repeats=3, labels=labels)
     ours = seconds(lambda: diffusion_flows(labels))
     against = f"dynamics.labels_to_flows, {theirs['seconds_median']:.2f} s to {ours:.3f} s"
-    yield Row("encode, 2048 x 2048, 3,025 cells: times faster", theirs["seconds_median"] / ours, "x", against, at_least=10)
+    yield Row(
+        "encode, 2048 x 2048, 3,025 cells: times faster", theirs["seconds_median"] / ours, "x", against, at_least=10
+    )
 
 
 def decode_speed() -> Iterator[Row]:
@@ -146,7 +149,9 @@ def average_precision_speed() -> Iterator[Row]:
     thresholds = (0.5, 0.75, 0.9)
     ours = seconds(lambda: [match(truth, predicted, iou=t) for t in thresholds])
     equal = all(match(truth, predicted, iou=t).tp == tp for t, tp in zip(thresholds, theirs["tp"].ravel(), strict=True))
-    against = f"metrics.average_precision, {theirs['seconds_median']:.1f} s to {ours:.3f} s; same true positives: {equal}"
+    against = (
+        f"metrics.average_precision, {theirs['seconds_median']:.1f} s to {ours:.3f} s; same true positives: {equal}"
+    )
     yield Row(f"AP of {n:,} objects: times faster", theirs["seconds_median"] / ours, "x", against, at_least=50)
 
 
@@ -163,9 +168,16 @@ def segment_speed() -> Iterator[Row]:
     against = f"run_net alone, {theirs['net_seconds_median']:.1f} s to {ours:.2f} s of our whole segment"
     yield Row("segment, 1024 x 1024: times faster than the peer's net alone", net, "x", against)
     unknown = seconds(lambda: segment(image, model, device="cpu"))
-    yield Row("segment, 1024 x 1024, diameter unknown: time over diameter given", unknown / ours, "x", "our own, same run")
-    yield Row("operations a pixel: FastUNet under CellposeUNet", _operations(CellposeUNet()) / _operations(FastUNet()), "x",
-              "multiply-adds of convolutions", at_least=5)
+    yield Row(
+        "segment, 1024 x 1024, diameter unknown: time over diameter given", unknown / ours, "x", "our own, same run"
+    )
+    yield Row(
+        "operations a pixel: FastUNet under CellposeUNet",
+        _operations(CellposeUNet()) / _operations(FastUNet()),
+        "x",
+        "multiply-adds of convolutions",
+        at_least=5,
+    )
 
 
 def _operations(net: torch.nn.Module) -> float:
@@ -229,8 +241,12 @@ def accuracy_stardist_test() -> Iterator[Row]:
         row = {"data": "dsb2018_stardist_test", "split": "test"}
         wanted = None if known else 0.85
         ap = float(result.mean["ap@0.5"])  # type: ignore[arg-type]
-        yield Row(f"DSB2018 (StarDist's split), {way}: AP@0.5", ap, "", "StarDist's paper: 0.864", at_least=wanted, **row)
-        yield Row(f"DSB2018 (StarDist's split), {way}: F1@0.5", result.total.at(0.5).f1, "", "all objects pooled", **row)
+        yield Row(
+            f"DSB2018 (StarDist's split), {way}: AP@0.5", ap, "", "StarDist's paper: 0.864", at_least=wanted, **row
+        )
+        yield Row(
+            f"DSB2018 (StarDist's split), {way}: F1@0.5", result.total.at(0.5).f1, "", "all objects pooled", **row
+        )
         ap = float(result.mean["ap@0.75"])  # type: ignore[arg-type]
         yield Row(f"DSB2018 (StarDist's split), {way}: AP@0.75", ap, "", "", **row)
 
@@ -253,7 +269,9 @@ def accuracy_other_tests() -> Iterator[Row]:
             true = sum(1 for _ in csv.DictReader(stream))
         errors.append(abs(segment(read_image(image), model).count - true) / true)
     row = {"data": "vgg_points", "split": "test"}
-    yield Row("VGG synthetic cells: mean error of the count", 100 * float(np.mean(errors)), "%", "annotated points", **row)
+    yield Row(
+        "VGG synthetic cells: mean error of the count", 100 * float(np.mean(errors)), "%", "annotated points", **row
+    )
 
 
 def accuracy_validation() -> Iterator[Row]:
@@ -262,7 +280,9 @@ def accuracy_validation() -> Iterator[Row]:
         truth, found = _predictions(dataset, "val", known=False)
         total = evaluate(truth, found, thresholds=(0.5, 0.75)).total
         row = {"data": dataset, "split": "val"}
-        yield Row(f"{dataset}, validation, diameter unknown: F1@0.5", total.at(0.5).f1, "", "epoch chosen on these", **row)
+        yield Row(
+            f"{dataset}, validation, diameter unknown: F1@0.5", total.at(0.5).f1, "", "epoch chosen on these", **row
+        )
 
 
 MEASURES: dict[str, Callable[[], Iterator[Row]]] = {
