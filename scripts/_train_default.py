@@ -35,7 +35,7 @@ def main() -> None:
 
     facts = free_sets(chosen.data)
     training, validation = (examples(chosen.data, facts, split) for split in ("train", "val"))
-    config = TrainConfig(out=OUT, epochs=140, device=chosen.device)
+    config = TrainConfig(out=OUT, epochs=105, device=chosen.device)
     go_on = (OUT / CHECKPOINT).is_file()
     print(f"{len(training)} images to learn from, {len(validation)} to choose by; the run is in {OUT}", flush=True)
     if go_on:
