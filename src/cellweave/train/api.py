@@ -74,10 +74,11 @@ def train(
     training, held_out = _split(_examples(data, config.out), validation, config)
     segmenter = _start(base, config)
     preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
-    samples = prepare(training, preparation, config.out / CACHE)
-    validation_samples = prepare(held_out, preparation, config.out / CACHE) if held_out else []
-    write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.model_dump_json(indent=2)))
-    segmenter = fit(segmenter, samples, validation_samples, config, resume=resume)
+    samples = prepare([*training, *held_out], preparation, config.out / CACHE)
+    if not resume:
+        settings = config.model_dump_json(indent=2)
+        write_atomically(config.out / SETTINGS, lambda path: path.write_text(settings, encoding="utf-8"))
+    segmenter = fit(segmenter, samples[: len(training)], samples[len(training) :], config, resume=resume)
     size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
     segmenter = segmenter.with_(size_model=size_model, name=config.out.resolve().name)
     facts = _facts(config, training, held_out) | (card or {})
@@ -103,11 +104,16 @@ def _examples(data: Data, out: Path) -> list[Example]:
         return list(data)
     checked = check_folder(data)
     text = checked.text()
-    write_atomically(out / REPORT, lambda path: path.write_text(text + "\n"))
+    write_atomically(out / REPORT, lambda path: path.write_text(text + "\n", encoding="utf-8"))
     log.info("%s", text)
     if not checked.usable:
         raise InputError(f"{data}: no image can be used for training\n{text}")
-    return [read_example(pair) for pair in checked.usable]
+    examples = []
+    for k, pair in enumerate(checked.usable):
+        report("reading the data", k, len(checked.usable), pair.name)
+        examples.append(read_example(pair))
+    report("reading the data", len(examples), len(examples))
+    return examples
 
 
 def read_example(pair: Pair, group: str = "") -> Example:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +86,7 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate_at(config, epoch + step / steps)
             loss = _loss(net, segmenter.representation, planes, maps, device)
-            if not torch.isfinite(loss):
-                raise CellweaveError(
-                    f"training diverged in epoch {epoch + 1} (loss {float(loss)}); lower the learning rate "
-                    f"(now {config.peak_rate:g}) and start again"
-                )
+            _check(float(loss.detach()), epoch, config)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -96,7 +95,11 @@ def fit(
             done = epoch * steps + step + 1
             note = f"epoch {epoch + 1}/{config.epochs} loss {np.mean(losses[-50:]):.3f} best {state.best_loss:.3f}"
             report("training", done, config.epochs * steps, note)
-        validation_loss = _validate(net, segmenter.representation, fixed, device) if fixed else float(np.mean(losses))
+        validation_loss = float(np.mean(losses))
+        if fixed:
+            tell = partial(report, "training", (epoch + 1) * steps, config.epochs * steps)
+            validation_loss = _validate(net, segmenter.representation, fixed, device, tell)
+            _check(validation_loss, epoch, config)
         state.epoch = epoch + 1
         if validation_loss < state.best_loss:
             state.best_loss, state.best_epoch = validation_loss, epoch + 1
@@ -119,6 +122,14 @@ def fit(
     if events is not None:
         events.close()
     return Segmenter.load(config.out / BEST)
+
+
+def _check(loss: float, epoch: int, config: TrainConfig) -> None:
+    if not math.isfinite(loss):
+        raise CellweaveError(
+            f"training diverged in epoch {epoch + 1} (loss {loss}); lower the learning rate "
+            f"(now {config.peak_rate:g}) and start again"
+        )
 
 
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -172,10 +183,11 @@ def _validation_batches(
     """Fixed views, the same in every epoch and every run, without changes of contrast."""
     views = [s for s in samples for _ in range(VIEWS_TO_VALIDATE)]
     size = config.batch_size
-    return [
-        batch(views[k : k + size], config.crop, (2**31, k), representation, contrast=False)
-        for k in range(0, len(views), size)
-    ]
+    batches = []
+    for k in range(0, len(views), size):
+        report("preparing the validation", k, len(views))
+        batches.append(batch(views[k : k + size], config.crop, (2**31, k), representation, contrast=False))
+    return batches
 
 
 @torch.inference_mode()
@@ -184,11 +196,15 @@ def _validate(
     representation: Representation,
     batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
     device: torch.device,
+    tell: Callable[[str], None],
 ) -> float:
     net.eval()
-    total = sum(len(planes) for planes, _ in batches)
-    losses = [float(_loss(net, representation, planes, maps, device)) * len(planes) for planes, maps in batches]
-    return sum(losses) / total
+    total, done = 0.0, 0
+    for planes, maps in batches:
+        total += float(_loss(net, representation, planes, maps, device)) * len(planes)
+        done += len(planes)
+        tell(f"validating, {done} crops")
+    return total / done
 
 
 def _save_checkpoint(
@@ -200,7 +216,9 @@ def _save_checkpoint(
         "state": vars(state),
         "config": config.model_dump_json(),
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    data = io.BytesIO()  # torch's own writer does not tell when the disk is full
+    torch.save(content, data)
+    write_atomically(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
 
 
 def _resume(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, config: TrainConfig) -> _State:
@@ -215,27 +233,29 @@ def _resume(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, config
         raise InputError(f"nothing to resume: there is no {path}; start without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read ({error}); start again without --resume") from error
-    before, now = json.loads(content["config"]), json.loads(config.model_dump_json())
-    changed = [k for k in now if k not in ("out", "device") and before.get(k) != now[k]]
-    if changed:
-        raise InputError(
-            f"{path} was started with other settings ({', '.join(f'{k}={before.get(k)}' for k in changed)}); "
-            "resume with the same ones, or start a new run in another folder"
-        )
-    net.load_state_dict(content["net"])
-    optimiser.load_state_dict(content["optimiser"])
-    return _State(**content["state"])
+        before, now = json.loads(content["config"]), json.loads(config.model_dump_json())
+        changed = [k for k in now if k not in ("out", "device") and before.get(k) != now[k]]
+        if not changed:
+            net.load_state_dict(content["net"])
+            optimiser.load_state_dict(content["optimiser"])
+            return _State(**content["state"])
+    except Exception as error:  # damaged bytes make torch.load raise nearly anything
+        raise InputError(f"{path} is damaged ({type(error).__name__}); start again without --resume") from error
+    raise InputError(
+        f"{path} was started with other settings ({', '.join(f'{k}={before.get(k)}' for k in changed)}); "
+        "resume with the same ones, or start a new run in another folder"
+    )
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    if path.exists():
+        text.write(path.read_text(encoding="utf-8"))
+    else:
+        writer.writeheader()
+    writer.writerow(row)
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
 def _events(folder: Path) -> Any:

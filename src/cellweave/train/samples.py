@@ -21,6 +21,8 @@ from cellweave.prep.rescale import resize, resize_labels
 from cellweave.representations import Representation
 
 LARGEST_ZOOM = 4.0
+LARGEST_VALUE = 6e4
+"""Of a normalised pixel, where the model does not clip them; float16 ends at 65504."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _pixels_and_maps(example: Example, preparation: Preparation, zoom: float) ->
     height, width = (max(1, round(n * zoom)) for n in labels.shape)
     pixels = resize(preparation.pixels(example.image), height, width)
     maps = preparation.representation.encode(resize_labels(labels, height, width))
-    return np.concatenate([pixels, maps]).astype(np.float16)
+    return np.concatenate([np.clip(pixels, -LARGEST_VALUE, LARGEST_VALUE), maps]).astype(np.float16)
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:
