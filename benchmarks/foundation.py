@@ -131,7 +131,7 @@ def decode_speed() -> Iterator[Row]:
     maps = noisy_maps(labels)
     logits = np.log(maps[2] / (1 - maps[2]))
     theirs = run_peer("compute_masks", repeats=3, flows=5 * maps[:2], cellprob=logits)
-    decoder = DiffusionFlows()
+    decoder = DiffusionFlows(check_border=True)
     ours = seconds(lambda: decoder.decode(maps))
     against = f"resize_and_compute_masks, {theirs['seconds_median']:.2f} s to {ours:.3f} s"
     ratio = theirs["seconds_median"] / ours

@@ -79,7 +79,7 @@ def load_model(model: str | os.PathLike[str] | Segmenter = "default") -> Segment
 
 
 def _from_cellpose(path: Path) -> Segmenter:
-    """A Cellpose file as a Segmenter, with Cellpose's own preparation (intensities are not clipped).
+    """A Cellpose file as a Segmenter, prepared and decoded as Cellpose does (intensities are not clipped).
 
     Its size model is used when it lies beside it, named as Cellpose names it: `size_cyto3.npy`.
     """
@@ -89,7 +89,7 @@ def _from_cellpose(path: Path) -> Segmenter:
     size_file = path.with_name(f"size_{path.name}.npy")
     return Segmenter(
         weights.net,
-        DiffusionFlows(),
+        DiffusionFlows(check_border=True),
         weights.diam_mean,
         normalisation=Normalisation(clip=None),
         size_model=load_cellpose_size_model(size_file) if size_file.is_file() else None,
