@@ -188,9 +188,9 @@ def test_flips_and_quarter_turns_commute_with_encode(turns: int, flip: bool, lab
 
 
 @settings(max_examples=20)
-@given(st.one_of(SMALL, PICTURES), st.integers(0, 10_000))
-def test_ids_do_not_matter(labels: Labels, seed: int) -> None:
-    ids = 1 + np.random.default_rng(seed).permutation(5000)
+@given(st.one_of(SMALL, PICTURES), st.sampled_from([40, 5000, 2**31 - 1]), st.integers(0, 10_000))
+def test_ids_do_not_matter(labels: Labels, highest: int, seed: int) -> None:
+    ids = 1 + np.random.default_rng(seed).choice(highest, 40, replace=False)
     other = np.array([0, *ids], np.int32)[labels]
     assert np.array_equal(DiffusionFlows().encode(other), DiffusionFlows().encode(labels))
 
@@ -257,7 +257,7 @@ def test_no_pixels() -> None:
 def test_constant_maps(value: float) -> None:
     """Everything goes one way or nowhere: no cells, except where nothing is asked of them."""
     maps = np.full((3, 20, 30), value, np.float32)
-    decoded, confidence = DiffusionFlows().decode_scored(maps)
+    decoded, confidence = DiffusionFlows(check_border=True).decode_scored(maps)
     assert count(decoded) == len(confidence) == 0
     decoded, confidence = DiffusionFlows(flow_threshold=0).decode_scored(maps)
     assert count(decoded) == (0.5 < value < np.inf)
@@ -360,8 +360,21 @@ def test_objects_with_wrong_flows_are_dropped() -> None:
     labels = tiles(1, 3, 12, 13)
     maps = DiffusionFlows().encode(labels)
     maps[:2, labels == 2] *= 0.3  # all still lead to the middle; the error is 0.7 ** 2 = 0.49
-    assert count(DiffusionFlows(flow_threshold=0.5).decode(maps)) == 3
-    assert np.array_equal(DiffusionFlows(flow_threshold=0.4).decode(maps) > 0, labels % 2 == 1)
+    assert count(DiffusionFlows(flow_threshold=0.5, check_border=True).decode(maps)) == 3
+    without = DiffusionFlows(flow_threshold=0.4, check_border=True).decode(maps)
+    assert np.array_equal(without > 0, labels % 2 == 1)
+
+
+@pytest.mark.parametrize(("side", "kept"), [("top", 1), ("left", 1), ("bottom", 1), ("right", 1), ("inside", 0)])
+def test_objects_that_the_border_cuts_are_not_checked(side: str, kept: int) -> None:
+    """The flows of a cut cell lead to its middle outside of the image, so its own shape cannot judge them."""
+    labels = np.zeros((40, 50), np.int32)
+    y, x = {"top": (0, 20), "left": (20, 0), "bottom": (28, 20), "right": (20, 38), "inside": (20, 20)}[side]
+    labels[y : y + 12, x : x + 12] = 1
+    maps = DiffusionFlows().encode(labels)
+    maps[:2] *= 0.3
+    assert count(DiffusionFlows(flow_threshold=0.4).decode(maps)) == kept
+    assert count(DiffusionFlows(flow_threshold=0.4, check_border=True).decode(maps)) == 0
 
 
 @pytest.mark.parametrize("size", [1, 4, 10, 11, 15, 16, 40])
@@ -400,7 +413,7 @@ def test_confidence_is_the_probability_lowered_by_the_flow_error() -> None:
     maps[2] *= 0.75
     np.testing.assert_allclose(DiffusionFlows().decode_scored(maps)[1], 0.75, atol=1e-6)
     maps[:2] *= 0.5  # the squared length of the difference is 1/4, where there is a flow
-    found = DiffusionFlows().decode_scored(maps)[1]
+    found = DiffusionFlows(check_border=True).decode_scored(maps)[1]
     moving = [np.hypot(*DiffusionFlows().encode(labels)[:2])[decoded == k].mean() for k in range(1, count(decoded) + 1)]
     np.testing.assert_allclose(found, 0.75 * np.exp(-0.25 * np.array(moving)), rtol=1e-5)
 
@@ -498,7 +511,7 @@ def test_masks_match_the_peers(
 ) -> None:
     """F1@0.9 of the two is at least 0.99, and 998 of 1000 pixels are in the same object."""
     factor = 5 if flows == "flows" else 1
-    decoded = DiffusionFlows(**parameters).decode(peer_maps(factor * golden[flows], golden[logits]))  # type: ignore[arg-type]
+    decoded = DiffusionFlows(**parameters, check_border=True).decode(peer_maps(factor * golden[flows], golden[logits]))  # type: ignore[arg-type]
     found = match(golden[masks], decoded, iou=0.9)
     assert count(golden[masks].astype(np.int32)) > 40
     assert found.f1 >= 0.99
@@ -520,7 +533,7 @@ def test_without_a_flow_check_the_sound_objects_match_the_peers(golden: dict[str
 def test_flow_errors_equal_the_peers(golden: dict[str, NDArray[np.generic]]) -> None:
     """To 1e-6; to 0.01 where two pixels are equally near to the center."""
     raw, maps = golden["raw_masks"].astype(np.int32), peer_maps(golden["noisy_flows"], golden["noisy_cellprob"])
-    errors = DiffusionFlows()._scores(raw, maps, count(raw))[:, 0]
+    errors = DiffusionFlows(check_border=True)._scores(raw, maps, count(raw))[:, 0]
     for k, box in enumerate(find_objects(raw), start=1):
         tied = len(twins.centers(raw[box] == k, from_box=False)) > 1
         assert abs(errors[k - 1] - golden["raw_errors"][k - 1]) <= (0.01 if tied else 1e-6)
