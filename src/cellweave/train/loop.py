@@ -187,6 +187,8 @@ def _validation_batches(
     for k in range(0, len(views), size):
         report("preparing the validation", k, len(views))
         batches.append(batch(views[k : k + size], config.crop, (2**31, k), representation, contrast=False))
+    if views:
+        report("preparing the validation", len(views), len(views))
     return batches
 
 
