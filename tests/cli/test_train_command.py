@@ -1,0 +1,128 @@
+"""``cellweave train``: a folder in, a model out that ``cellweave segment`` uses."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from cellweave.io import read_labels
+from cellweave.metrics import evaluate
+from cellweave.models import Segmenter
+from cellweave.nets import FastUNet
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def data(tmp_path: Path, domes: Callable[..., Any]) -> Path:
+    """Eight pictures of bright domes with their labels, as people name them."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    for k in range(8):
+        picture, labels = domes(k, (128, 128), 9)
+        tifffile.imwrite(folder / "images" / f"{k}.tif", picture)
+        tifffile.imwrite(folder / "masks" / f"{k}.tif", labels.astype(np.uint16))
+    return folder
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A net that trains in no time."""
+    monkeypatch.setattr("cellweave.train.api.NETS", {"FastUNet": lambda: FastUNet(widths=(2, 2, 2, 2))})
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_train_then_segment(run_cli: Run, data: Path, tmp_path: Path, domes: Callable[..., Any]) -> None:
+    """The whole way of a user with eight annotated images; the diameter of new ones is not told."""
+    out = tmp_path / "run"
+    done = run_cli("train", data, "--out", out, "--epochs", 8, "--crop", 64, "--device", "cpu")
+    assert done.status == 0, done.err
+    assert f"cellweave segment IMAGES --out RESULTS --model {out / 'model'}" in done.out
+    for task in ("checking the data: 0/8", "preparing targets: 0/8", "training: 1/64 epoch 1/8", "training: 64/64"):
+        assert task in done.err
+    assert "8 of 8 image pairs can be used" in (out / "data.txt").read_text()
+    assert Segmenter.load(out / "model").size_model is not None
+
+    (tmp_path / "new").mkdir()
+    truth = []
+    for k in range(3):
+        picture, labels = domes(20 + k, (128, 128), 9)
+        tifffile.imwrite(tmp_path / "new" / f"{k}.tif", picture)
+        truth.append(labels)
+    done = run_cli("segment", tmp_path / "new", "--out", tmp_path / "out", "--model", out / "model", "--device", "cpu")
+    assert done.status == 0, done.err
+    found = [read_labels(tmp_path / "out" / f"{k}_labels.tif") for k in range(3)]
+    assert evaluate(truth, found).total.at(0.5).f1 > 0.8
+    done = run_cli("models", "info", out / "model")
+    assert "- Training data: 7 images, 63 cells" in done.out
+
+
+@pytest.mark.usefixtures("narrow")
+def test_resume_and_other_options(run_cli: Run, data: Path, tmp_path: Path) -> None:
+    options = ("--epochs", 2, "--crop", 32, "--batch-size", 2, "--recipe", "sgd", "--learning-rate", "0.01")
+    options += ("--diameter", 20, "--seed", 5, "--patience", 9, "--channels", "gray", "--device", "cpu")
+    out = tmp_path / "run"
+    done = run_cli("train", data, "--out", out, "--resume", *options)
+    assert done.status == 1
+    assert "nothing to resume" in done.err
+    assert run_cli("train", data, "--out", out, "--validation", data, *options).status == 0
+    model = Segmenter.load(out / "model")
+    assert model.diameter == 20
+    assert str(model.channels) == "gray"
+    assert model.card["Validation data"].startswith("8 images")
+    recipe = {k: model.card["Recipe"][k] for k in ("epochs", "crop", "recipe", "learning_rate", "seed", "patience")}
+    assert recipe == {
+        "epochs": "2",
+        "crop": "32",
+        "recipe": "sgd",
+        "learning_rate": "0.01",
+        "seed": "5",
+        "patience": "9",
+    }
+    with (out / "log.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 2
+    assert run_cli("train", data, "--out", out, "--validation", data, "--resume", *options).status == 0
+    done = run_cli("train", data, "--out", out, "--resume", *options, "--seed", 6)
+    assert done.status == 1
+    assert "other settings (seed=5)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--crop", "50"], "--crop: Input should be a multiple of 16"),
+        (["--batch-size", "0"], "--batch-size: Input should be greater than or equal to 1"),
+        (["--recipe", "adam"], "--recipe: Input should be 'adamw' or 'sgd'"),
+        (["--net", "UNet"], "--net: "),
+        (["--learning-rate", "-1"], "--learning-rate: "),
+        (["--base", "nothing"], "'nothing'"),
+        (["--device", "tpu", "--epochs", "1"], "'tpu' is unknown"),
+        (["--channels", "DAPI"], "no channel 'DAPI'"),
+        (["--channels", "a,b,c"], "name 3 channels"),
+    ],
+)
+@pytest.mark.usefixtures("narrow")
+def test_wrong_options_are_told_in_a_line(
+    run_cli: Run, data: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    done = run_cli("train", data, "--out", tmp_path / "run", *options)
+    assert done.status == 1
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_folder_that_is_not_there(run_cli: Run, tmp_path: Path) -> None:
+    done = run_cli("train", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert done.status == 1
+    assert f"{tmp_path / 'nowhere'}: there is no such folder" in done.err
