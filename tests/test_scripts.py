@@ -81,7 +81,7 @@ def test_readme_begins_with_a_picture_then_the_two_commands() -> None:
         text.index(part) for part in ("![", "\nscripts/demo ", "\nscripts/test ", "\ncellweave segment ", "```python")
     ]
     assert places == sorted(places)
-    assert (REPOSITORY / "docs/images/ihc_overlay.png").stat().st_size < 600_000
+    assert (REPOSITORY / "docs/images/slide_overlay.png").stat().st_size < 900_000
 
 
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +179,8 @@ def test_demo_samples_look_like_a_camera_s(tmp_path: Path) -> None:
 
     subprocess.run([sys.executable, REPOSITORY / "scripts" / "_demo.py", tmp_path], check=True, capture_output=True)
     images = {p.name: read_image(p) for p in tmp_path.iterdir()}
-    assert set(images) == {"ihc_slide.png", "nuclei.ome.tif", "nuclei_dense.ome.tif", "cells_2_channels.ome.tif"}
-    assert images["ihc_slide.png"].color
+    assert set(images) == {"slide_blue_stain.ome.tif", "nuclei.ome.tif", "nuclei_dense.ome.tif", "cells_2_channels.ome.tif"}
+    assert images["slide_blue_stain.ome.tif"].pixel_size_um is None
     cells = images["cells_2_channels.ome.tif"]
     assert cells.channel_names == ("actin", "DAPI")
     assert cells.pixel_size_um == (0.5, 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from cellweave import __version__
+from cellweave.core.device import choose_device
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder, write_atomically
 from cellweave.core.labels import Labels
@@ -24,7 +26,7 @@ from cellweave.predict import segment
 from cellweave.prep import Channels
 from cellweave.representations import DiffusionFlows
 from cellweave.train.config import TrainConfig
-from cellweave.train.loop import fit
+from cellweave.train.loop import LOG, fit
 from cellweave.train.pairs import Pair, check_folder
 from cellweave.train.samples import Example, Preparation, prepare
 from cellweave.train.sizes import train_size_model
@@ -148,8 +150,19 @@ def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[
         "Made by": f"cellweave {__version__}",
         "Training data": described(training),
         "Validation data": described(held_out) if held_out else "none: the last epoch is not chosen by held-out images",
+        "Training time": _time_spent(config),
         "Recipe": {k: str(v) for k, v in config.model_dump().items() if k not in ("out", "device") and v is not None},
     }
+
+
+def _time_spent(config: TrainConfig) -> str:
+    """Hours of all epochs, also of those before an interruption, and the device of this run."""
+    with (config.out / LOG).open(newline="") as stream:
+        hours = sum(float(row["seconds"]) for row in csv.DictReader(stream)) / 3600
+    device = choose_device(config.device)
+    return f"{hours:.2g} h on " + (
+        f"{torch.get_num_threads()} processor cores" if device.type == "cpu" else device.type
+    )
 
 
 def _figures(segmenter: Segmenter, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
