@@ -27,6 +27,7 @@ LOCAL_TILE, GLOBAL_TILE = 2048, 224
 """Tile side in px for nets whose output depends on a neighbourhood only, and for those with a style of the whole tile
 (224: what Cellpose trains and runs on)."""
 RAMP = 32
+LARGEST_ZOOM = 32.0
 STYLE_TILE, STYLE_TILES = 512, 4
 
 AnyModel = str | os.PathLike[str] | Segmenter
@@ -71,7 +72,7 @@ def predict_maps(
     ------
     InputError
         When the image has times or depths to choose from, channels the policy cannot serve, or the diameter is not
-        positive.
+        positive or far smaller than any cell.
     """
     picture = as_plane(image)
     models = load_models(model)
@@ -85,6 +86,11 @@ def predict_maps(
     for one in models:
         runner = Runner(one, choose_device(device), augment)
         zoom = one.diameter / diameter
+        if zoom > LARGEST_ZOOM:
+            raise InputError(
+                f"diameter is {diameter:g} px, so the image would be enlarged {zoom:.0f} times; "
+                "give the diameter of the cells in pixels of the image"
+            )
         for rows, values in _bands(
             Planes(picture, one, channels) if one is not models[0] else planes, runner, zoom, tile
         ):
