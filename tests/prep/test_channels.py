@@ -285,3 +285,16 @@ def test_errors_name_the_file_the_channels_and_the_remedy(image: Image, typed: s
 def test_an_image_without_a_file_is_called_image() -> None:
     with pytest.raises(InputError, match=r"^image has 3 channels: 1, 2, 3: "):
         select(Image(np.zeros((3, 4, 5), np.uint8)))
+
+
+@pytest.mark.parametrize("lit", [0, 1, 2])
+def test_auto_takes_the_only_color_that_has_light(lit: int) -> None:
+    """A blue-only fluorescence picture: JPEG leaves a little noise in red and green, which must not be stretched."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 3, (40, 50, 3)).astype(np.uint8)
+    pixels[..., lit] = rng.integers(0, 200, (40, 50))
+    image = Image.from_array(pixels)
+    assert str(Channels().resolve(image)) == f"gray:{lit + 1}"
+    assert Channels().weights(image)[0].tolist() == [float(c == lit) for c in range(3)]
+    pixels[..., (lit + 1) % 3] = rng.integers(0, 50, (40, 50))
+    assert Channels().resolve(Image.from_array(pixels)).policy == "green-blue"

@@ -26,7 +26,8 @@ class Channels:
     ========== =====================================================================================
     policy     first plane, second plane
     ========== =====================================================================================
-    auto       one channel: as gray; red-green-blue: as green-blue (gray photographs: as gray);
+    auto       one channel: as gray; red-green-blue: as green-blue, but as gray where all three are
+               equal or only one has light (fluorescence saved in its colour);
                two channels: as pair, in their order; more: an error that lists them
     gray       the chosen (or only) channel, or the mean of red, green and blue; zero (Cellpose)
     pair       cytoplasm, nucleus (Cellpose)
@@ -86,7 +87,7 @@ class Channels:
                 raise InputError(f"{_named(image)}: 'merged' needs two of them; {_REMEDY}")
             return self
         if image.color:
-            return Channels("gray") if n < 3 or _is_gray_photograph(image) else Channels("green-blue")
+            return Channels("gray") if n < 3 else _color_policy(image)
         if n == 1:
             return Channels("gray")
         if n == 2:
@@ -116,12 +117,20 @@ class Channels:
         return weights
 
 
-def _is_gray_photograph(image: Image) -> bool:
-    """Red, green and blue hold the same values (looked at on a grid of at most about 512 x 512 pixels)."""
+def _color_policy(image: Image) -> Channels:
+    """What `auto` does with red, green and blue, looked at on a grid of at most about 512 x 512 pixels.
+
+    A channel whose 1st to 99th percentile span less than a twentieth of the widest span has no light in it:
+    normalised by itself, it would be noise at full contrast.
+    """
     step = max(1, max(image.height, image.width) // 512)
     rows = [image.read(slice(y, y + 1))[:, :, ::step] for y in range(0, image.height, step)]
     pixels = np.concatenate(rows, axis=1)
-    return bool((pixels == pixels[:1]).all())
+    if (pixels == pixels[:1]).all():
+        return Channels("gray")
+    low, high = np.nanpercentile(pixels.reshape(len(pixels), -1).astype(np.float32), [1, 99], axis=1)
+    lit = np.flatnonzero(high - low > 0.05 * (high - low).max())
+    return Channels("gray", (str(lit[0] + 1),)) if len(lit) == 1 else Channels("green-blue")
 
 
 def _named(image: Image) -> str:
