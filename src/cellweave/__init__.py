@@ -27,7 +27,6 @@ _HOME = {
     "predict_maps": "predict",
     "read_image": "io",
     "segment": "predict",
-    "train": "train",
     "write_labels": "io",
 }
 __all__ = [
@@ -44,10 +43,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(import_module(f"cellweave.{_HOME[name]}"), name)
-    elif name in ("representations", "metrics"):
+    if name in ("metrics", "representations", "train"):  # train is a package that can be called
         value = import_module(f"cellweave.{name}")
+    elif name in _HOME:
+        value = getattr(import_module(f"cellweave.{_HOME[name]}"), name)
     else:
         raise AttributeError(f"module 'cellweave' has no attribute '{name}'")
     globals()[name] = value
