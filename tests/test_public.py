@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,9 @@ def test_the_public_names_are_these() -> None:
     assert set(NAMES) <= set(dir(cellweave))
     for name in NAMES:
         value = getattr(cellweave, name)
-        assert value.__name__ == name
+        assert value.__name__.removeprefix("cellweave.") == name
         assert value.__doc__
+        assert callable(value)
 
 
 def test_unknown_names_are_attribute_errors() -> None:
@@ -73,7 +75,28 @@ def test_names_of_the_submodules() -> None:
 )
 def test_parameters(function: str, parameters: list[str]) -> None:
     """Renaming one breaks somebody's script."""
-    assert list(inspect.signature(getattr(cellweave, function)).parameters) == parameters
+    value = getattr(cellweave, function)
+    assert list(inspect.signature(getattr(value, function, value)).parameters) == parameters
+
+
+TRAIN = """
+import cellweave
+{first}
+{second}
+try:
+    cellweave.train([], cellweave.train.TrainConfig(out={out!r}))
+except ValueError as error:
+    assert "no training image" in str(error), error
+    print("called")
+"""
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_train_is_a_function_and_a_package_whatever_is_imported_first(tmp_path: Path, turn: int) -> None:
+    first, second = ("cellweave.train", "from cellweave.train import TrainConfig; import cellweave.train")[::turn]
+    code = TRAIN.format(first=first, second=second, out=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "called\n"
 
 
 def test_results_have_the_promised_fields(tiny_model: Any) -> None:
