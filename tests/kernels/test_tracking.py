@@ -162,6 +162,15 @@ def test_a_pile_needs_more_ends_than_min_count() -> None:
     assert cluster(ends, 11)[1] == 0
 
 
+def test_a_pile_grows_by_five_pixels_over_more_than_two_ends() -> None:
+    goals = [20] * 12 + [x for x in range(12, 30) for _ in range(2 if x == 23 else 3)]
+    ends = np.full((2, 40), -1, np.int32)
+    ends.ravel()[: len(goals)] = goals
+    labels, n = cluster(ends)
+    assert n == 1
+    assert set(ends[labels == 1]) == set(range(15, 23))  # 5 px to the left; to the right up to the pixel with 2 ends
+
+
 def test_tiles_are_told_apart() -> None:
     labels = tiles(4, 5, 6, 7)
     found, _ = cluster(track(DiffusionFlows().encode(labels)))
