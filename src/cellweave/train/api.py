@@ -91,7 +91,10 @@ def train(
 
 def _start(base: Segmenter | None, config: TrainConfig) -> Segmenter:
     if base is not None:
-        return base.with_(diameter=config.diameter or base.diameter, size_model=None, hash="")
+        channels = base.channels if config.channels == "auto" else Channels.parse(config.channels)
+        return base.with_(
+            diameter=config.diameter or base.diameter, channels=channels, size_model=None, hash="", name="unnamed"
+        )
     torch.manual_seed(config.seed)
     return Segmenter(
         NETS[config.net](),

@@ -33,7 +33,7 @@ class TrainConfig(BaseModel):
     patience
         Stop after this many epochs without a better validation loss; None never stops early.
     channels
-        Channel policy, see `cellweave.prep.Channels`.
+        Channel policy, see `cellweave.prep.Channels`; "auto" keeps that of the base.
     seed, device
         As everywhere.
     """
