@@ -179,7 +179,12 @@ def test_demo_samples_look_like_a_camera_s(tmp_path: Path) -> None:
 
     subprocess.run([sys.executable, REPOSITORY / "scripts" / "_demo.py", tmp_path], check=True, capture_output=True)
     images = {p.name: read_image(p) for p in tmp_path.iterdir()}
-    assert set(images) == {"slide_blue_stain.ome.tif", "nuclei.ome.tif", "nuclei_dense.ome.tif", "cells_2_channels.ome.tif"}
+    assert set(images) == {
+        "slide_blue_stain.ome.tif",
+        "nuclei.ome.tif",
+        "nuclei_dense.ome.tif",
+        "cells_2_channels.ome.tif",
+    }
     assert images["slide_blue_stain.ome.tif"].pixel_size_um is None
     cells = images["cells_2_channels.ome.tif"]
     assert cells.channel_names == ("actin", "DAPI")

@@ -29,6 +29,8 @@ LOCAL_TILE, GLOBAL_TILE = 2048, 224
 RAMP = 32
 LARGEST_ZOOM = 32.0
 STYLE_TILE, STYLE_TILES = 512, 4
+SMALLEST = 4
+"""A diameter that is not given is at least the training diameter over this: a wrong one must not blow the image up."""
 
 AnyModel = str | os.PathLike[str] | Segmenter
 """What `load_model` takes."""
@@ -122,7 +124,7 @@ def estimate_diameter(
         zoom = min(max(zoom, 1 / 16), 16.0)
         styles = [runner.style(values) for values in _style_tiles(planes, zoom)]
         diameter = segmenter.size_model.predict(np.mean(styles, axis=0)) / zoom
-        diameter = min(max(diameter, segmenter.diameter / 4), float(max(picture.height, picture.width)))
+        diameter = min(max(diameter, segmenter.diameter / SMALLEST), float(max(picture.height, picture.width)))
     return diameter
 
 

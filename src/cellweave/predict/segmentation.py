@@ -15,7 +15,7 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.measure import Table, measure
 from cellweave.models import Segmenter
-from cellweave.predict.maps import AnyModel, as_plane, estimate_diameter, load_models, predict_maps
+from cellweave.predict.maps import SMALLEST, AnyModel, as_plane, estimate_diameter, load_models, predict_maps
 from cellweave.prep import Channels
 from cellweave.representations.base import Maps
 
@@ -98,8 +98,8 @@ def segment(
         return maps, *models[0].representation.decode_scored(maps)
 
     maps, labels, confidence = run(used)
-    found = median_diameter(labels)
-    if not given and found and not 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:
+    found = max(median_diameter(labels), models[0].diameter / SMALLEST)
+    if not given and len(confidence) and not 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:
         del maps, labels  # only one set of maps at a time
         used = found
         maps, labels, confidence = run(used)
