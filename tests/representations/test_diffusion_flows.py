@@ -418,6 +418,19 @@ def test_confidence_is_the_probability_lowered_by_the_flow_error() -> None:
     np.testing.assert_allclose(found, 0.75 * np.exp(-0.25 * np.array(moving)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("center", ["mean", "box"])
+def test_each_object_has_its_own_confidence(center: str) -> None:
+    """Whatever order the piles of path ends had, and with some objects dropped."""
+    labels = crowd(4)
+    flows = DiffusionFlows(center=center, check_border=True, min_size=100)  # type: ignore[arg-type]
+    maps = flows.encode(labels)
+    maps[2] = np.linspace(0.55, 1, labels.max() + 1)[labels] * (labels > 0)
+    decoded, confidence = flows.decode_scored(maps)
+    assert 5 < count(decoded) < count(labels)
+    for k, found in enumerate(confidence, start=1):
+        assert found == pytest.approx(maps[2, decoded == k].mean(), abs=1e-6)
+
+
 def test_confidence_falls_with_noise() -> None:
     labels = crowd(3)
     means = [
