@@ -263,7 +263,7 @@ def accuracy_other_tests() -> Iterator[Row]:
     truth, found = _predictions("dense_tcell_if", "test", known=False)
     total = evaluate(truth, found, thresholds=(0.5, 0.75)).total
     row = {"data": "dense_tcell_if", "split": "test"}
-    note = "only marker-positive cells are labelled, so others found count as false"
+    note = "such cells were not trained on; of those found, only marker-positive ones are labelled"
     yield Row("dense T cells (membrane, DAPI): F1@0.5", total.at(0.5).f1, "", note, **row)
     yield Row("dense T cells (membrane, DAPI): AP@0.5, pooled", total.at(0.5).average_precision, "", note, **row)
     model = load_model("default")
