@@ -95,7 +95,7 @@ def read_seg_npy(path: str | os.PathLike[str]) -> dict[str, Any]:
             shape, dtype = read_header(stream)
             if not dtype.hasobject:
                 raise ReadError(f"{path}: holds an array of {dtype}, not the dict of a Cellpose _seg.npy")
-            content = _Builder().build(_Unpickler(stream).load())
+            content = read_object(stream)
     except _Refused as refused:
         raise ReadError(
             f"{path}: refused, because it names {refused}: a _seg.npy of Cellpose has only arrays, numbers "
@@ -121,6 +121,11 @@ def read_header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
     return shape, dtype
+
+
+def read_object(stream: BinaryIO) -> Any:
+    """Plain values and arrays of the pickle that begins here; raises for anything else, and runs nothing."""
+    return _Builder().build(_Unpickler(stream).load())
 
 
 class _Builder:

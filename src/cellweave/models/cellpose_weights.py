@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cellweave.core.errors import ModelError
-from cellweave.io.seg_npy import _Builder, _Unpickler, read_header
+from cellweave.io.seg_npy import read_header, read_object
 from cellweave.models.size_model import SizeModel
 from cellweave.nets.cellpose_unet import CellposeUNet
 
@@ -99,7 +99,7 @@ def load_cellpose_size_model(path: str | os.PathLike[str]) -> SizeModel:
     try:
         with path.open("rb") as stream:
             read_header(stream)
-            content = _Builder().build(_Unpickler(stream).load()).item()
+            content = read_object(stream).item()
         a, mean_style = (np.asarray(content[name], np.float64).ravel() for name in ("A", "smean"))
         scale, offset = (float(np.asarray(content[name]).item()) for name in ("diam_mean", "ymean"))
         mean = offset + math.log(scale)
