@@ -311,8 +311,12 @@ def test_training_stops_early_without_progress(samples: list[Sample], tmp_path: 
     for module in model.net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-    run(samples, config(tmp_path, epochs=30, patience=3, learning_rate=1e-12), model=model)
-    assert len(log_rows(tmp_path)) < 12
+    settings = config(tmp_path, epochs=30, patience=3, learning_rate=1e-12)
+    run(samples, settings, model=model)
+    epochs = len(log_rows(tmp_path))
+    assert epochs < 12
+    run(samples, settings, model=model, resume=True)
+    assert len(log_rows(tmp_path)) == epochs
 
 
 def test_the_best_epoch_is_kept_not_the_last(samples: list[Sample], tmp_path: Path) -> None:

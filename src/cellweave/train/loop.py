@@ -78,6 +78,9 @@ def fit(
         state.best_loss = float("inf")
 
     for epoch in range(state.epoch, config.epochs):
+        if config.patience and state.epoch - state.best_epoch >= config.patience:
+            log.info("stopped early: no better validation loss for %d epochs", config.patience)
+            break
         start = time.monotonic()
         losses = []
         net.train()
@@ -116,9 +119,6 @@ def fit(
         if events is not None:
             for name in ("training_loss", "validation_loss", "learning_rate"):
                 events.add_scalar(name, row[name], epoch + 1)
-        if config.patience and state.epoch - state.best_epoch >= config.patience:
-            log.info("stopped early: no better validation loss for %d epochs", config.patience)
-            break
     if events is not None:
         events.close()
     return Segmenter.load(config.out / BEST)
