@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 from cellweave.prep import Channels
-from cellweave.prep.channels import apply_weights, select
+from cellweave.prep.channels import apply_weights
 
 Planes = NDArray[np.float32]
+
+
+def select(image: Image, channels: Channels | list[str] | tuple[str, ...] | str = "auto") -> Planes:
+    """The two planes of a whole image, without normalisation."""
+    policy = Channels.parse(channels if isinstance(channels, (str, Channels)) else ",".join(channels))
+    return apply_weights(image.read(), policy.weights(image))
 
 
 def stack(n: int, *names: str, color: bool = False, dtype: type = np.uint16) -> Image:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cellweave.prep.rescale import Resampling, resize, resize_labels
+from cellweave.core.labels import resize_labels
+from cellweave.prep.rescale import Resampling, resize
 from drawing import crowd
 
 LENGTHS = st.integers(1, 60)

@@ -113,10 +113,12 @@ def test_tensorboard_sees_every_epoch(samples: list[Sample], tmp_path: Path) -> 
 
 
 def test_without_tensorboard_training_works(
-    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    run(samples, config(tmp_path, epochs=1))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with caplog.at_level("INFO", logger="cellweave"):
+        run(samples, config(tmp_path, epochs=1))
+    assert "cellweave[tensorboard]" in caplog.text
     assert not (tmp_path / "tensorboard").exists()
     assert len(log_rows(tmp_path)) == 1
 

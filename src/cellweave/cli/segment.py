@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -243,8 +243,6 @@ def _with_decoding(model: Segmenter, settings: Settings) -> Segmenter:
         return model
     representation = model.representation
     assert isinstance(representation, DiffusionFlows)
-    from dataclasses import replace
-
     return model.with_(representation=replace(representation, **settings.decoding))  # type: ignore[arg-type]
 
 

@@ -30,10 +30,6 @@ class MissingExtraError(CellweaveError, ImportError):
     """An optional package is not installed."""
 
 
-class CellweaveWarning(UserWarning):
-    """Something worth telling that does not stop the work."""
-
-
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional package, or say which extra of cellweave installs it.
 

@@ -66,3 +66,10 @@ def median_diameter(labels: Labels) -> float:
     """Median object diameter in px; 0 for an image without objects."""
     found = diameters(labels)
     return float(np.median(found)) if len(found) else 0.0
+
+
+def resize_labels(labels: Labels, height: int, width: int) -> Labels:
+    """Labels (Y, X) to (height, width) by the nearest pixel: ids are never mixed."""
+    rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(np.intp)
+    return np.asarray(labels[np.ix_(rows, columns)])

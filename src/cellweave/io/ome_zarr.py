@@ -13,7 +13,7 @@ import numpy as np
 
 from cellweave.core.errors import ReadError, WriteError
 from cellweave.core.files import atomic_path, write_atomically
-from cellweave.core.labels import Labels
+from cellweave.core.labels import Labels, resize_labels
 from cellweave.io.pixels import UNKNOWN, Found, joined, pixel_size, scaled, unnamed_axes
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
             raise WriteError(
                 f"{path}: its image is {joined(sizes[0])}, the labels are {joined(labels.shape)}; choose another name"
             )
-        levels = [_shrunk(labels, height, width) for height, width in sizes]
+        levels = [resize_labels(labels, height, width) for height, width in sizes]
         pixel_size_um = pixel_size_um or _pixel_size(multiscales[0], axes)
     folder = path / "labels"
     if not recognises(folder, b""):
@@ -197,13 +197,6 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
     else:
         content["labels"] = names
     write_atomically(metadata, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
-
-
-def _shrunk(labels: Labels, height: int, width: int) -> Labels:
-    """Every so-many-th pixel: ids must not be mixed."""
-    rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(np.intp)
-    return labels if labels.shape == (height, width) else labels[np.ix_(rows, columns)]
 
 
 def _write_group(

@@ -118,13 +118,12 @@ def estimate_diameter(
         return segmenter.diameter
     planes = Planes(picture, segmenter, channels)
     runner = Runner(segmenter, choose_device(device), augment=False)
-    diameter = segmenter.diameter
-    for zoom in (1.0, None):
-        zoom = segmenter.diameter / diameter if zoom is None else zoom
-        zoom = min(max(zoom, 1 / 16), 16.0)
+    zoom = 1.0
+    for _ in range(2):
         styles = [runner.style(values) for values in _style_tiles(planes, zoom)]
         diameter = segmenter.size_model.predict(np.mean(styles, axis=0)) / zoom
         diameter = min(max(diameter, segmenter.diameter / SMALLEST), float(max(picture.height, picture.width)))
+        zoom = max(segmenter.diameter / diameter, 1 / 16)
     return diameter
 
 

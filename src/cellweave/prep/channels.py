@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,9 +153,3 @@ def apply_weights(pixels: NDArray[Any], weights: NDArray[np.float32]) -> NDArray
         for channel in np.flatnonzero(row):
             plane += row[channel] * pixels[channel]
     return planes
-
-
-def select(image: Image, channels: Channels | Sequence[str] | str = "auto") -> NDArray[np.float32]:
-    """The two planes (2, Y, X) float32 of a whole image, without normalisation."""
-    policy = Channels.parse(channels if isinstance(channels, (str, Channels)) else ",".join(channels))
-    return apply_weights(image.read(), policy.weights(image))

@@ -68,10 +68,3 @@ def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[np.float32]
     """(..., Y, X) to (..., height, width) float32 by linear resampling."""
     rows = Resampling(pixels.shape[-2], height).apply(pixels, pixels.ndim - 2)
     return Resampling(pixels.shape[-1], width).apply(rows, pixels.ndim - 1)
-
-
-def resize_labels(labels: NDArray[np.int32], height: int, width: int) -> NDArray[np.int32]:
-    """Labels (Y, X) to (height, width) by the nearest pixel."""
-    rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(np.int64)
-    return np.asarray(labels[rows[:, None], columns[None, :]])

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from cellweave.core.device import choose_device, inference_dtype
-from cellweave.core.errors import CellweaveError, InputError
+from cellweave.core.errors import CellweaveError, InputError, MissingExtraError, require
 from cellweave.core.files import write_atomically
 from cellweave.core.progress import report
 from cellweave.models import Segmenter
@@ -89,12 +89,12 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate_at(config, epoch + step / steps)
             loss = _loss(net, segmenter.representation, planes, maps, device)
-            _check(float(loss.detach()), epoch, config)
+            losses.append(float(loss.detach()))
+            _check(losses[-1], epoch, config)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
-            losses.append(float(loss.detach()))
             done = epoch * steps + step + 1
             note = f"epoch {epoch + 1}/{config.epochs} loss {np.mean(losses[-50:]):.3f} best {state.best_loss:.3f}"
             report("training", done, config.epochs * steps, note)
@@ -263,7 +263,10 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 def _events(folder: Path) -> Any:
     """TensorBoard writer, or None where tensorboard is not installed (extra `tensorboard`)."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+        require("tensorboard", extra="tensorboard")
+    except MissingExtraError as error:
+        log.info("no TensorBoard events are written: %s", error)
         return None
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder / "tensorboard"))

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from cellweave.core.errors import InputError
 from cellweave.core.files import write_atomically
 from cellweave.core.image import Image
-from cellweave.core.labels import Labels, as_labels, median_diameter
+from cellweave.core.labels import Labels, as_labels, median_diameter, resize_labels
 from cellweave.core.progress import report
 from cellweave.prep import Channels, Normalisation
-from cellweave.prep.rescale import resize, resize_labels
+from cellweave.prep.rescale import resize
 from cellweave.representations import Representation
 
 LARGEST_ZOOM = 4.0
