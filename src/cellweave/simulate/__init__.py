@@ -1,0 +1,1 @@
+"""Synthetic microscopes with exact truth: shapes, optics, noise, time and depth."""
