@@ -111,59 +111,88 @@ def segment(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images and labels.")],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Folders of images and labels.")],
     out: Annotated[Path, typer.Option(help="Folder for the run; the model will be in its folder 'model'.")],
     validation: Annotated[
         Path | None, typer.Option(help="Folder of validation images; without it a tenth is held out.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="Model to fine-tune, for example default.")] = None,
     net: Annotated[str, typer.Option(help="FastUNet or CellposeUNet, when there is no base.")] = "FastUNet",
+    representation: Annotated[str, typer.Option(help="DiffusionFlows or StarConvex.")] = "DiffusionFlows",
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
     recipe: Annotated[str, typer.Option(help="adamw, or sgd (the Cellpose paper's).")] = "adamw",
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate; the recipe's without it.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Crops a batch.")] = 8,
+    accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
     crop: Annotated[int, typer.Option(help="Side of a crop in px, a multiple of 16.")] = 224,
     diameter: Annotated[float | None, typer.Option(help="Cells are resized to this diameter in px.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Shares of the DATA folders, in their order: 0.7,0.3.")] = None,
+    simulated: Annotated[float, typer.Option(help="Share of simulated pictures, 0 to below 1.")] = 0.0,
+    recipes: Annotated[str, typer.Option(help="What is simulated: bacteria,yeast; all without it.")] = "",
     channels: Annotated[str, typer.Option(help="Channel policy, as for segment.")] = "auto",
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without progress.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    only_prepare: Annotated[
+        bool, typer.Option("--prepare-only", help="Write shards, to train on a machine with PyTorch alone.")
+    ] = False,
 ) -> None:
     """Train a model on your own images, from scratch or from a base model."""
-    from pydantic import ValidationError
-
     from cellweave.core.progress import console_progress
-    from cellweave.train import TrainConfig
+    from cellweave.train import TrainConfig, prepare_only
     from cellweave.train import train as run_training
 
-    try:
-        config = TrainConfig.model_validate(
-            {
-                "out": out,
-                "base": base,
-                "net": net,
-                "epochs": epochs,
-                "recipe": recipe,
-                "learning_rate": learning_rate,
-                "batch_size": batch_size,
-                "crop": crop,
-                "diameter": diameter,
-                "channels": channels,
-                "patience": patience,
-                "seed": seed,
-                "device": device,
-            }
-        )
-    except ValidationError as error:
-        problems = "; ".join(f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
-        raise CellweaveError(problems) from error
+    config = TrainConfig(
+        out=out,
+        base=base,
+        net=net,  # type: ignore[arg-type]
+        representation=representation,  # type: ignore[arg-type]
+        epochs=epochs,
+        batch_size=batch_size,
+        crop=crop,
+        accumulate=accumulate,
+        recipe=recipe,  # type: ignore[arg-type]
+        learning_rate=learning_rate,
+        diameter=diameter,
+        weights=_shares(weights, data),
+        simulated=simulated,
+        recipes=tuple(name.strip() for name in recipes.split(",") if name.strip()),
+        patience=patience,
+        channels=channels,
+        seed=seed,
+        device=device,
+    )
     logging.getLogger("cellweave").setLevel(logging.INFO)
+    folders = data[0] if len(data) == 1 else data
+    if only_prepare:
+        with console_progress():
+            files = prepare_only(folders, config, validation=validation)
+        size = sum(file.stat().st_size for file in files) / 1e6
+        typer.echo(
+            f"{len(files)} shards of {size:.0f} MB in all are in {out / 'shards'}. On the other machine, with the "
+            "folder src of cellweave: PYTHONPATH=src python -m cellweave.train.bare SHARDS RUN\n"
+            f"Copy RUN back into {out}, then repeat this command with --resume in the place of --prepare-only."
+        )
+        return
     with console_progress():
-        run_training(data, config, validation=validation, resume=resume)
+        run_training(folders, config, validation=validation, resume=resume)
     typer.echo(
         f"The model is in {out / 'model'}. Use it with: cellweave segment IMAGES --out RESULTS --model {out / 'model'}"
     )
+
+
+def _shares(text: str | None, data: list[Path]) -> dict[str, float] | None:
+    """Shares of the data folders by name."""
+    if text is None:
+        return None
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != len(data) or len(data) < 2:
+        raise CellweaveError(f"--weights '{text}': write one number for each of the {len(data)} DATA folders: 0.7,0.3")
+    return {folder.resolve().name: share for folder, share in zip(data, shares, strict=True)}
 
 
 @app.command()

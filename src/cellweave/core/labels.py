@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +39,8 @@ def as_labels(labels: NDArray[Any], name: str = "labels") -> Labels:
 
 def relabel(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
     """Make ids sequential from 1, in the order of the ids. Returns (labels, old id of each new id)."""
+    import fastremap  # here, because training from prepared samples runs where only NumPy and PyTorch are
+
     ids = np.asarray(fastremap.unique(labels), dtype=np.int64)
     ids = ids[ids > 0]
     if len(ids) == 0 or ids[-1] == len(ids):
@@ -53,6 +54,8 @@ def relabel(labels: Labels) -> tuple[Labels, NDArray[np.int64]]:
 
 def areas(labels: Labels) -> NDArray[np.int64]:
     """Pixels of each object, in the order of the ids that occur."""
+    import fastremap
+
     ids, counts = fastremap.unique(labels, return_counts=True)
     return np.asarray(counts[ids > 0], dtype=np.int64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,18 @@ def showing(sink: Sink) -> Iterator[None]:
 @contextmanager
 def console_progress() -> Iterator[None]:
     """Show reports on standard error: live bars, or a plain line every four seconds where it is not a terminal."""
+    if not sys.stderr.isatty():
+        last: dict[str, float] = {}
+
+        def line(task: str, done: int, total: int, note: str = "") -> None:
+            if task not in last or time.monotonic() - last[task] >= 4.0 or done >= total:
+                last[task] = time.monotonic()
+                sys.stderr.write(f"{task}: {done}/{total} {note}".rstrip() + "\n")
+
+        with showing(line):
+            yield
+        return
+
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -48,19 +61,6 @@ def console_progress() -> Iterator[None]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last: dict[str, float] = {}
-
-        def line(task: str, done: int, total: int, note: str = "") -> None:
-            if task not in last or time.monotonic() - last[task] >= 4.0 or done >= total:
-                last[task] = time.monotonic()
-                console.print(f"{task}: {done}/{total} {note}".rstrip(), markup=False, highlight=False, soft_wrap=True)
-
-        with showing(line):
-            yield
-        return
-
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,7 +69,7 @@ def console_progress() -> Iterator[None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         known = {}
 
         def draw(task: str, done: int, total: int, note: str = "") -> None:

@@ -85,17 +85,20 @@ class Segmenter:
         """The model card, in Markdown."""
         return _card_text(self._settings() | {"sha256": self.hash})
 
-    def _settings(self) -> dict[str, Any]:
-        net = {
+    def net_settings(self) -> dict[str, Any]:
+        """Name of the net's class, and what builds it."""
+        return {
             "name": type(self.net).__name__,
             "in_channels": self.net.in_channels,
             "out_maps": self.net.out_maps,
             "widths": list(cast("tuple[int, ...]", self.net.widths)),
         }
+
+    def _settings(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "name": self.name,
-            "net": net,
+            "net": self.net_settings(),
             "representation": {"name": type(self.representation).__name__, **asdict(self.representation)},  # type: ignore[call-overload]
             "diameter": self.diameter,
             "normalisation": asdict(self.normalisation),

@@ -99,8 +99,7 @@ class DiffusionFlows(Representation):
     def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Turn the flow vectors by `matrix`; their length is kept."""
         flows = torch.einsum("bij,bjyx->biyx", matrix.to(maps), maps[:, :2])
-        before = maps[:, :2].norm(dim=1, keepdim=True)
-        after = flows.norm(dim=1, keepdim=True)
+        before, after = (torch.hypot(v[:, :1], v[:, 1:2]) for v in (maps, flows))
         return torch.cat([flows * (before / after.clamp(min=1e-6)), maps[:, 2:]], dim=1)
 
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:

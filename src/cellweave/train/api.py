@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from cellweave import __version__
 from cellweave.core.device import choose_device
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder, write_atomically
-from cellweave.core.labels import Labels
+from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import read_image, read_labels
 from cellweave.metrics import evaluate
@@ -24,19 +27,26 @@ from cellweave.models import Segmenter, load_model
 from cellweave.nets import NETS
 from cellweave.predict import segment
 from cellweave.prep import Channels
-from cellweave.representations import DiffusionFlows
+from cellweave.representations import REPRESENTATIONS
+from cellweave.train import ranks
+from cellweave.train.bare import START
 from cellweave.train.config import TrainConfig
-from cellweave.train.loop import LOG, fit
+from cellweave.train.loop import LOG, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
-from cellweave.train.samples import Example, Preparation, prepare
+from cellweave.train.samples import Example, Preparation, Samples, joined, prepare
+from cellweave.train.shards import pack
+from cellweave.train.simulated import Order, Workers, drawn
 from cellweave.train.sizes import train_size_model
 
 log = logging.getLogger(__name__)
 
-MODEL, SETTINGS, REPORT, CACHE = "model", "config.json", "data.txt", "cache"
+MODEL, SETTINGS, REPORT, CACHE, SHARDS = "model", "config.json", "data.txt", "cache", "shards"
+PACKED = 512
+VALIDATION_SEED = 1_000_003
+"""Added to the seed for simulated pictures that the training never sees."""
 DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0}
 
-Data = str | os.PathLike[str] | Sequence[Example]
+Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Example]
 
 
 def train(
@@ -52,14 +62,15 @@ def train(
     Parameters
     ----------
     data
-        A folder of images and labels (`find_pairs` lists the namings), or a list of `Example`.
+        A folder of images and labels (`find_pairs` lists the namings), a list of such folders (each one a group of
+        `config.weights`, by its name), or a list of `Example`.
     config
         See `TrainConfig`. Everything the run writes goes to `config.out`: `data.txt` (the check of the data),
-        `config.json`, `checkpoint.pt`, `log.csv`, `tensorboard/`, `best/`, and at the end the model folder `model/`.
+        `config.json`, `checkpoint.pt`, `log.csv`, `tensorboard/`, `best.pt`, and at the end the model folder `model/`.
     validation
         Images to choose the best epoch by; None holds out `config.validation` of the data.
     resume
-        Go on after the last whole epoch of the run in `config.out`.
+        Go on where the run in `config.out` was stopped.
     card
         Entries for the model card: what the data are, under which licence.
 
@@ -67,56 +78,126 @@ def train(
     ------
     InputError
         When no image can be used, or images and labels do not fit; the report says why.
+
+    Notes
+    -----
+    Under ``torchrun`` every process trains; the first one prepares before and writes everything.
     """
-    if not is_shown():
+    if not is_shown() and ranks.rank() == 0:
         with console_progress():
             return train(data, config, validation=validation, resume=resume, card=card)
     make_output_folder(config.out)
-    base = load_model(config.base) if config.base else None
+    segmenter = _start(config)
     training, held_out = _split(_examples(data, config.out), validation, config)
-    segmenter = _start(base, config)
-    preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
-    samples = prepare([*training, *held_out], preparation, config.out / CACHE)
-    if not resume:
-        settings = config.model_dump_json(indent=2)
-        write_atomically(config.out / SETTINGS, lambda path: path.write_text(settings, encoding="utf-8"))
-    segmenter = fit(segmenter, samples[: len(training)], samples[len(training) :], config, resume=resume)
+    samples, judged = _prepared(segmenter, training, held_out, config)
+    if not resume and ranks.rank() == 0:
+        write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
+    drawers = max(1, (os.cpu_count() or 2) // ranks.count() - 1)
+    with ExitStack() as stack:
+        stream = stack.enter_context(Workers(_order(segmenter, config), drawers)) if config.simulated else None
+        fit(segmenter.net, segmenter.representation, samples, judged, config, stream=stream, resume=resume)
+    segmenter = segmenter.with_(name=config.out.resolve().name)
+    if ranks.rank() > 0:
+        return segmenter
     size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
-    segmenter = segmenter.with_(size_model=size_model, name=config.out.resolve().name)
+    segmenter = segmenter.with_(size_model=size_model)
     facts = _facts(config, training, held_out) | (card or {})
     if held_out:
         facts["Figures on the validation images"] = _figures(segmenter, held_out, config.device)
     return segmenter.with_(card=facts).save(config.out / MODEL)
 
 
-def _start(base: Segmenter | None, config: TrainConfig) -> Segmenter:
-    if base is not None:
+def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = None) -> list[Path]:
+    """Write `config.out`/shards: all that `cellweave.train.bare` needs to train on a machine with PyTorch alone.
+
+    Simulated pictures are drawn now, `PACKED` of them. The finished run goes back into `config.out`, where
+    ``train(..., resume=True)`` makes a model of it.
+    """
+    make_output_folder(config.out)
+    segmenter = _start(config)
+    training, held_out = _split(_examples(data, config.out), validation, config)
+    samples, judged = _prepared(segmenter, training, held_out, config)
+    parts = {"training": samples} | ({"validation": judged} if judged else {})
+    if config.simulated:
+        parts["simulated"] = drawn(_order(segmenter, config), range(PACKED))
+    write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
+    representation = segmenter.representation
+    settings = {
+        "config": json.loads(config.to_json()),
+        "net": segmenter.net_settings(),
+        "representation": (type(representation).__name__, asdict(representation)),  # type: ignore[call-overload]
+    }
+    files = pack(parts, settings, config.out / SHARDS)
+    save_weights(config.out / SHARDS / START, segmenter.net.state_dict())
+    return files
+
+
+def _start(config: TrainConfig) -> Segmenter:
+    """The model before training: the base, or a new net."""
+    if config.base:
+        base = load_model(config.base)
         channels = base.channels if config.channels == "auto" else Channels.parse(config.channels)
         return base.with_(
             diameter=config.diameter or base.diameter, channels=channels, size_model=None, hash="", name="unnamed"
         )
     torch.manual_seed(config.seed)
+    representation = REPRESENTATIONS[config.representation]()
     return Segmenter(
-        NETS[config.net](),
-        DiffusionFlows(),
+        NETS[config.net](out_maps=len(representation.map_names)),
+        representation,
         config.diameter or DEFAULT_DIAMETER[config.net],
         channels=Channels.parse(config.channels),
     )
 
 
+def _prepared(
+    segmenter: Segmenter, training: Sequence[Example], held_out: Sequence[Example], config: TrainConfig
+) -> tuple[Samples, Samples | None]:
+    """Samples to learn from and to judge by; simulated ones with the share they have in training."""
+    preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
+    if ranks.rank() > 0:  # the first process writes the cache that the others read
+        ranks.join(choose_device(config.device))
+        ranks.wait()
+    samples = prepare(training, preparation, config.out / CACHE / "training.f16")
+    judged = prepare(held_out, preparation, config.out / CACHE / "validation.f16") if held_out else None
+    if judged and config.simulated:
+        n = round(len(judged) * config.simulated / (1 - config.simulated))
+        order = _order(segmenter, config)
+        judged = joined([judged, drawn(replace(order, seed=order.seed + VALIDATION_SEED), range(n))])
+    if ranks.rank() == 0:
+        ranks.join(choose_device(config.device))
+        ranks.wait()
+    return samples, judged
+
+
+def _order(segmenter: Segmenter, config: TrainConfig) -> Order:
+    preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
+    return Order.of(preparation, config.seed, config.recipes)
+
+
 def _examples(data: Data, out: Path) -> list[Example]:
-    if not isinstance(data, (str, os.PathLike)):
-        return list(data)
+    if isinstance(data, (str, os.PathLike)):
+        return _read_folder(Path(data), out / REPORT)
+    entries = list(data)
+    folders = [Path(entry) for entry in entries if not isinstance(entry, Example)]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise InputError(f"two data folders have one name ({', '.join(names)}); rename one, so that they can be told")
+    read = [_read_folder(folder, out / f"data-{name}.txt", name) for folder, name in zip(folders, names, strict=True)]
+    return [e for e in entries if isinstance(e, Example)] + [e for examples in read for e in examples]
+
+
+def _read_folder(data: Path, told: Path, group: str = "") -> list[Example]:
     checked = check_folder(data)
     text = checked.text()
-    write_atomically(out / REPORT, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    write_atomically(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
     log.info("%s", text)
     if not checked.usable:
         raise InputError(f"{data}: no image can be used for training\n{text}")
     examples = []
     for k, pair in enumerate(checked.usable):
         report("reading the data", k, len(checked.usable), pair.name)
-        examples.append(read_example(pair))
+        examples.append(read_example(pair, group))
     report("reading the data", len(examples), len(examples))
     return examples
 
@@ -154,7 +235,7 @@ def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[
         "Training data": described(training),
         "Validation data": described(held_out) if held_out else "none: the last epoch is not chosen by held-out images",
         "Training time": _time_spent(config),
-        "Recipe": {k: str(v) for k, v in config.model_dump().items() if k not in ("out", "device") and v is not None},
+        "Recipe": {k: str(v) for k, v in asdict(config).items() if k not in ("out", "device") and v not in (None, ())},
     }
 
 
@@ -192,8 +273,6 @@ def _figures(segmenter: Segmenter, examples: Sequence[Example], device: str) -> 
 
 
 def _labels(segmenter: Segmenter, example: Example, given: bool, device: str) -> Labels:
-    from cellweave.core.labels import median_diameter
-
     diameter = median_diameter(example.labels) if given else None
     try:
         return segment(example.image, segmenter, diameter=diameter or None, device=device).labels

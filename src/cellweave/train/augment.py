@@ -1,9 +1,14 @@
-"""Random views of training samples: turned, mirrored, resized crops with other contrast, blur and noise."""
+"""Random views of training samples: turned, mirrored, resized crops with other contrast, shading, blur and noise.
+
+A batch is made by a few operations on all its crops at once, on the device where the samples are. What is random is
+drawn per crop from (seed, number of the batch, crop), so that a batch depends on nothing that came before it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,110 +16,229 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cellweave.representations import Representation
-from cellweave.train.samples import Sample
+from cellweave.train.samples import COLOURS, Samples
 
-OCTAVES = 0.75
+OCTAVES = 1.0
+"""Zooms are ``2 ** uniform(-1, 1)``: the net must bear a diameter that is wrong by a factor of two."""
 
 
-def random_view(sample: Sample, crop: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One random crop of a sample.
+@dataclass(frozen=True)
+class View:
+    """Where a crop comes from: the linear part from directions (y, x) in the sample to the crop, and its middle."""
 
-    Rotation by any angle, flip, zoom by ``2 ** uniform(-0.75, 0.75)``, and stretch up to 10 %; the crop's center is
-    anywhere that leaves the crop on the image, or the middle of a smaller image. Outside is zero and background.
+    matrix: NDArray[np.float64]
+    center: tuple[float, float]
 
-    Returns
-    -------
-    Channels (C, crop, crop), maps (M, crop, crop), and the 2 x 2 matrix from directions in the sample to the crop's.
+
+def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> View:
+    """Rotation by any angle, flip, zoom by ``2 ** uniform(-1, 1)``, and stretch up to 10 %.
+
+    The crop's center is anywhere that leaves the unturned crop on the image, or the middle of a smaller image.
     """
-    array = sample.open()
-    height, width = array.shape[1:]
     zoom = 2.0 ** rng.uniform(-OCTAVES, OCTAVES)
     angle, flip = rng.uniform(0, 2 * math.pi), rng.choice([-1.0, 1.0])
-    stretch = np.exp(rng.uniform(-0.1, 0.1))
+    stretch = math.exp(rng.uniform(-0.1, 0.1))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    matrix = zoom * turn @ np.diag([stretch, flip / stretch])  # direction (y, x) in the sample to the crop
-    back = np.linalg.inv(matrix)
-
     half = crop / zoom / 2
-    center = [rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in (height, width)]
-    reach = np.abs(back).sum(axis=1) * crop / 2 + 2
-    low = [max(0, int(c - r)) for c, r in zip(center, reach, strict=True)]
-    high = [min(n, int(c + r) + 2) for c, r, n in zip(center, reach, (height, width), strict=True)]
-    window = torch.from_numpy(array[:, low[0] : high[0], low[1] : high[1]].astype(np.float32))
-
-    steps = np.arange(crop) - (crop - 1) / 2
-    grid = np.einsum("ij,jyx->yxi", back, np.stack(np.meshgrid(steps, steps, indexing="ij")))
-    grid = 2 * (grid + np.array(center) - np.array(low)) / np.array(window.shape[1:]) - 1
-    where = torch.from_numpy(grid[None, :, :, ::-1].astype(np.float32))
-    n = sample.weights.shape[1]
-    pixels = F.grid_sample(window[None, :n], where, mode="bilinear", padding_mode="zeros", align_corners=False)
-    maps = F.grid_sample(window[None, n:], where, mode="nearest", padding_mode="zeros", align_corners=False)
-    return pixels[0], maps[0], torch.from_numpy(matrix.astype(np.float32))
+    y, x = (rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in shape)
+    return View(zoom * turn @ np.diag([stretch, flip / stretch]), (y, x))
 
 
-def random_stain(pixels: torch.Tensor, weights: NDArray[np.float32], rng: np.random.Generator) -> torch.Tensor:
-    """Two planes of a stained colour image (3, Y, X): the policy's, or random mixtures; each colour's gamma varies.
+def take_views(
+    values: torch.Tensor,
+    starts: Sequence[int],
+    shapes: Sequence[tuple[int, int]],
+    views: Sequence[View],
+    crop: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops of samples that lie in `values` (P, 3 + M): colours (B, 3, crop, crop), maps (B, M, crop, crop), float32.
+
+    Colours are interpolated linearly; of maps the nearest pixel counts. Outside of a sample is zero: background.
+    """
+    device = values.device
+
+    def column(numbers: Sequence[float] | NDArray[np.float64]) -> torch.Tensor:
+        return torch.tensor(np.asarray(numbers), dtype=torch.float32, device=device).view(-1, 1, 1)
+
+    back = np.stack([np.linalg.inv(view.matrix) for view in views])
+    steps = torch.arange(crop, dtype=torch.float32, device=device) - (crop - 1) / 2
+    down, across = steps.view(1, -1, 1), steps.view(1, 1, -1)
+    y = column([v.center[0] for v in views]) + column(back[:, 0, 0]) * down + column(back[:, 0, 1]) * across
+    x = column([v.center[1] for v in views]) + column(back[:, 1, 0]) * down + column(back[:, 1, 1]) * across
+    first = torch.tensor(list(starts), dtype=torch.int64, device=device).view(-1, 1, 1)
+    height, width = (torch.tensor([s[k] for s in shapes], device=device).view(-1, 1, 1) for k in (0, 1))
+
+    def pick(row: torch.Tensor, col: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+        where = torch.where(inside, first + row * width + col, first)
+        return values.index_select(0, where.view(-1)).float().view(*where.shape, -1)[..., columns], inside
+
+    taken, inside = pick(y.floor().long(), x.floor().long(), slice(COLOURS, None))
+    maps = taken * inside[..., None]
+    low_y, low_x = (y - 0.5).floor(), (x - 0.5).floor()
+    part_y, part_x = y - 0.5 - low_y, x - 0.5 - low_x
+    colours = torch.zeros((*y.shape, COLOURS), device=device)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            taken, inside = pick(low_y.long() + dy, low_x.long() + dx, slice(0, COLOURS))
+            share = (part_y if dy else 1 - part_y) * (part_x if dx else 1 - part_x) * inside
+            colours += taken * share[..., None]
+    return colours.permute(0, 3, 1, 2), maps.permute(0, 3, 1, 2)
+
+
+def random_stain(weights: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], list[float]]:
+    """Two planes of a stained sample, the policy's or random mixtures of its colours, and each colour's gamma.
 
     So the net learns cells that are darker than their surroundings in some colours, whatever the dyes.
     """
-    gamma = 2.0 ** rng.uniform(-0.5, 0.5, size=(3, 1, 1))
-    inside = pixels.clamp(0, 1)
-    pixels = inside ** torch.from_numpy(gamma.astype(np.float32)) + (pixels - inside)
+    gamma = [float(2.0**g) for g in rng.uniform(-0.5, 0.5, size=COLOURS)]
     if rng.random() < 0.5:
-        weights = rng.dirichlet([0.5] * 3, size=2).astype(np.float32)
-    return torch.einsum("pc,cyx->pyx", torch.from_numpy(weights), pixels)
+        weights = rng.dirichlet([0.5] * COLOURS, size=2).astype(np.float32)
+    return weights, gamma
 
 
-def random_contrast(planes: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Other gain, offset, gamma, blur, noise; now and then inverted or without the second plane. (2, Y, X)."""
-    if rng.random() < 0.5:
-        gamma = 2.0 ** rng.uniform(-0.8, 0.8)
-        planes = planes.clamp(0, 1) ** gamma + (planes - planes.clamp(0, 1))
-    if rng.random() < 0.1 and planes[1].any():
-        planes = torch.stack([planes[0], torch.zeros_like(planes[1])])
-    used = planes.flatten(1).any(dim=1)[:, None, None]
-    if rng.random() < 0.05:
-        planes = torch.where(used, 1 - planes, planes)
-    gain, offset = 2.0 ** rng.uniform(-0.5, 0.5), rng.uniform(-0.15, 0.15)
-    planes = torch.where(used, planes * gain + offset, planes)
-    if rng.random() < 0.2:
-        sigma = rng.uniform(0.5, 1.5)
-        taps = torch.exp(-0.5 * (torch.arange(-4, 5) / sigma) ** 2)
-        taps = (taps / taps.sum()).view(1, 1, -1)
-        planes = F.conv2d(F.conv2d(planes[:, None], taps[..., None], padding=(4, 0)), taps[:, :, None], padding=(0, 4))[
-            :, 0
-        ]
-    if rng.random() < 0.5:
-        noise = rng.standard_normal(planes.shape, dtype=np.float32) * rng.uniform(0, 0.1)
-        planes = torch.where(used, planes + torch.from_numpy(noise), planes)
+@dataclass(frozen=True)
+class Contrast:
+    """How the two planes of a crop are changed."""
+
+    gamma: float
+    drop_second: bool
+    invert: bool
+    gain: float
+    offset: float
+    shading: tuple[float, float]
+    blur: float
+    noise: float
+
+
+def random_contrast(rng: np.random.Generator) -> Contrast:
+    """Other gain, offset, gamma, shading, blur, noise; now and then inverted or without the second plane."""
+    return Contrast(
+        gamma=2.0 ** rng.uniform(-0.8, 0.8) if rng.random() < 0.5 else 1.0,
+        drop_second=rng.random() < 0.1,
+        invert=rng.random() < 0.05,
+        gain=2.0 ** rng.uniform(-0.5, 0.5),
+        offset=rng.uniform(-0.15, 0.15),
+        shading=tuple(rng.uniform(-0.5, 0.5, size=2)) if rng.random() < 0.2 else (0.0, 0.0),
+        blur=rng.uniform(0.5, 1.5) if rng.random() < 0.2 else 0.0,
+        noise=rng.uniform(0, 0.1) if rng.random() < 0.5 else 0.0,
+    )
+
+
+def change_contrast(planes: torch.Tensor, changes: Sequence[Contrast], generator: torch.Generator) -> torch.Tensor:
+    """Apply one `Contrast` to each of (B, 2, Y, X). Planes that are empty stay empty."""
+    device = planes.device
+
+    def column(numbers: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+
+    planes = planes.clone()
+    planes[[c.drop_second and bool(p.any()) for c, p in zip(changes, planes[:, 0], strict=True)], 1] = 0
+    used = planes.flatten(2).any(dim=2)[..., None, None]
+    inside = planes.clamp(0, 1)
+    planes = inside ** column([c.gamma for c in changes]) + (planes - inside)
+    planes = torch.where(used & (column([c.invert for c in changes]) > 0), 1 - planes, planes)
+    ramp_y, ramp_x = (torch.linspace(-1, 1, n, device=device) for n in planes.shape[2:])
+    slope = column([c.shading[0] for c in changes]) * ramp_y.view(1, 1, -1, 1)
+    slope = slope + column([c.shading[1] for c in changes]) * ramp_x.view(1, 1, 1, -1)
+    planes = planes * (column([c.gain for c in changes]) * slope.exp())
+    planes = torch.where(used, planes + column([c.offset for c in changes]), planes)
+    blurred = [k for k, c in enumerate(changes) if c.blur]
+    if blurred:
+        planes[blurred] = _blurred(planes[blurred], [changes[k].blur for k in blurred])
+    noisy = [k for k, c in enumerate(changes) if c.noise]
+    if noisy:
+        noise = torch.randn(planes[noisy].shape, generator=generator, device=device)
+        planes[noisy] += noise * column([changes[k].noise for k in noisy]) * used[noisy]
     return planes
 
 
+def _blurred(planes: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+    """Gaussian blur of (B, 2, Y, X), one sigma a crop."""
+    sigma = torch.tensor(sigmas, device=planes.device).repeat_interleave(planes.shape[1])[:, None]
+    taps = torch.exp(-0.5 * (torch.arange(-4, 5, device=planes.device) / sigma) ** 2)
+    taps = taps / taps.sum(dim=1, keepdim=True)
+    flat = planes.flatten(0, 1)[None]
+    flat = F.conv2d(flat, taps[:, None, :, None], padding=(4, 0), groups=len(taps))
+    flat = F.conv2d(flat, taps[:, None, None, :], padding=(0, 4), groups=len(taps))
+    return flat.view(planes.shape)
+
+
 def batch(
-    samples: Sequence[Sample],
+    samples: Samples,
+    values: torch.Tensor,
+    chosen: Sequence[int],
     crop: int,
     seed: Sequence[int],
     representation: Representation,
     *,
     contrast: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of `samples`: planes (B, 2, crop, crop) and maps (B, M, crop, crop). The same seed gives the same batch."""
-    planes, maps, matrices = [], [], []
-    for k, sample in enumerate(samples):
-        rng = np.random.default_rng([*seed, k])
-        pixels, target, matrix = random_view(sample, crop, rng)
-        if contrast and sample.stained:
-            view = random_stain(pixels, sample.weights, rng)
-        else:
-            view = torch.einsum("pc,cyx->pyx", torch.from_numpy(sample.weights), pixels)
-        planes.append(random_contrast(view, rng) if contrast else view)
-        maps.append(target)
-        matrices.append(matrix)
-    return torch.stack(planes), representation.transform(torch.stack(maps), torch.stack(matrices))
+    """Views of samples: planes (B, 2, crop, crop) and maps (B, M, crop, crop). The same seed gives the same batch.
+
+    Parameters
+    ----------
+    samples, values
+        The samples, and their values as a tensor on the device where the batch is made.
+    chosen
+        Which sample each crop shows.
+    crop, seed, representation
+        Side in px; what the random numbers depend on; what the maps mean.
+    contrast
+        Change stains and contrast too; without it only the geometry is random.
+    """
+    starts = samples.starts
+    facts = [samples.facts[k] for k in chosen]
+    rngs = [np.random.default_rng([*seed, k]) for k in range(len(chosen))]
+    views = [random_view(fact.shape, crop, rng) for fact, rng in zip(facts, rngs, strict=True)]
+    colours, maps = take_views(values, [int(starts[k]) for k in chosen], [f.shape for f in facts], views, crop)
+
+    weights = [np.asarray(fact.weights, np.float32) for fact in facts]
+    if contrast and any(fact.stained for fact in facts):
+        gamma = np.ones((len(facts), COLOURS))
+        for k, fact in enumerate(facts):
+            if fact.stained:
+                weights[k], gamma[k] = random_stain(weights[k], rngs[k])
+        inside = colours.clamp(0, 1)
+        exponents = torch.tensor(gamma, dtype=torch.float32, device=values.device)[..., None, None]
+        colours = inside**exponents + (colours - inside)
+    planes = torch.einsum("bpc,bcyx->bpyx", torch.from_numpy(np.stack(weights)).to(values.device), colours)
+    if contrast:
+        generator = torch.Generator(values.device).manual_seed(_digest(seed))
+        planes = change_contrast(planes, [random_contrast(rng) for rng in rngs], generator)
+    matrices = torch.from_numpy(np.stack([view.matrix for view in views]).astype(np.float32)).to(values.device)
+    return planes, representation.transform(maps, matrices)
 
 
-def sampling_weights(groups: Sequence[str]) -> NDArray[np.float64]:
-    """Probability of each sample: a group of n samples gets a share of ``sqrt(n)``, so that small ones count."""
-    _, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    weights = 1.0 / np.sqrt(counts[inverse])
-    return np.asarray(weights / weights.sum())
+def _digest(seed: Sequence[int]) -> int:
+    return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def sampling_weights(groups: Sequence[str], weights: dict[str, float] | None = None) -> NDArray[np.float64]:
+    """Probability of each sample.
+
+    A group of n samples gets a share of ``sqrt(n)``, so that small ones count. With `weights`, the groups named there
+    get those shares of the whole, and the others share what is left as before; if nothing is left, they get none.
+
+    Raises
+    ------
+    InputError
+        When `weights` names a group that is not there, or leaves nothing to show.
+    """
+    from cellweave.core.errors import InputError
+
+    names, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    given = weights or {}
+    unknown = sorted(set(given) - set(names.tolist()))
+    if unknown:
+        raise InputError(f"weights name {', '.join(unknown)}; the groups of images are {', '.join(names)}")
+    free = np.array([name not in given for name in names])
+    shares = np.where(free, np.sqrt(counts), 0.0)
+    if given:
+        fixed = np.array([given.get(name, 0.0) for name in names])
+        left = max(0.0, 1.0 - fixed.sum()) if free.any() else 0.0
+        shares = fixed + (left * shares / shares.sum() if free.any() else 0.0)
+    if not shares.sum() > 0:
+        raise InputError("every group of images has weight 0; give one of them a weight")
+    shares = shares[inverse] / counts[inverse]
+    return np.asarray(shares / shares.sum())

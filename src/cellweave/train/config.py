@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from cellweave.core.errors import InputError
+
+SETTLED = 0.6
+"""Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer."""
+CHOICES = {
+    "net": ("FastUNet", "CellposeUNet"),
+    "representation": ("DiffusionFlows", "StarConvex"),
+    "recipe": ("adamw", "sgd"),
+}
 
 
-class TrainConfig(BaseModel):
+@dataclass(frozen=True)
+class TrainConfig:
     """Settings of `train`; the defaults train the fast net from scratch, or fine-tune `base`.
 
     Parameters
@@ -17,17 +29,29 @@ class TrainConfig(BaseModel):
         Folder of the run: checkpoint, log, best model.
     base
         Model to start from (name or folder): its net, diameter and preparation are kept. None starts from scratch.
-    net
-        Net to build without `base`.
+    net, representation
+        Net to build without `base`, and what it predicts.
     epochs, batch_size, crop
         One epoch shows as many crops of `crop` x `crop` px as there are images, at least 8 batches.
+    accumulate
+        Batches whose gradients are added before each step, where a larger batch does not fit in memory.
     recipe
-        ``"adamw"``: AdamW, cosine decay. ``"sgd"``: the challenge paper's: Nesterov momentum 0.9, weight decay 1e-5,
-        rate warmed up over 10 epochs, halved every 10 epochs after 70 % of them.
+        ``"adamw"``: AdamW, rate warmed up, constant, and falling to zero as a cosine over the last 40 %. ``"sgd"``:
+        the challenge paper's: Nesterov momentum 0.9, weight decay 1e-5, rate warmed up over 10 epochs, halved every
+        10 epochs after 70 % of them.
     learning_rate
         Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd; a tenth of it when fine-tuning).
     diameter
         Cells are resized to this median diameter in px. None: the base model's, else 24.
+    weights
+        Share of the crops by group of images (see `Example.group`); groups that are not named, and all without it,
+        count by the square root of their number of images.
+    simulated
+        Share of the crops that come from the synthetic microscope (`cellweave.simulate`), drawn while training.
+    recipes
+        Recipes of the simulation, drawn equally often; empty for a mixture of all.
+    reuse
+        Crops cut from each simulated picture.
     validation
         Share of the images held out, where no validation data is given.
     patience
@@ -36,24 +60,55 @@ class TrainConfig(BaseModel):
         Channel policy, see `cellweave.prep.Channels`; "auto" keeps that of the base.
     seed, device
         As everywhere.
-    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises
+    ------
+    InputError
+        When a value makes no sense; names the setting.
+    """
 
     out: Path
     base: str | None = None
     net: Literal["FastUNet", "CellposeUNet"] = "FastUNet"
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(8, ge=1)
-    crop: int = Field(224, ge=32, multiple_of=16)
+    representation: Literal["DiffusionFlows", "StarConvex"] = "DiffusionFlows"
+    epochs: int = 100
+    batch_size: int = 8
+    crop: int = 224
+    accumulate: int = 1
     recipe: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float | None = Field(None, gt=0)
-    diameter: float | None = Field(None, gt=2)
-    validation: float = Field(0.1, ge=0, lt=1)
-    patience: int | None = Field(None, ge=1)
+    learning_rate: float | None = None
+    diameter: float | None = None
+    weights: dict[str, float] | None = None
+    simulated: float = 0.0
+    recipes: tuple[str, ...] = ()
+    reuse: int = 3
+    validation: float = 0.1
+    patience: int | None = None
     channels: str = "auto"
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "recipes", tuple(self.recipes))
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is '{getattr(self, name)}'; choose from {', '.join(known)}")
+        for name in ("epochs", "batch_size", "accumulate", "reuse", "patience"):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < 1):
+                raise InputError(f"{name} is {value}; it must be a whole number from 1")
+        if self.crop < 32 or self.crop % 16:
+            raise InputError(f"crop is {self.crop}; it must be a multiple of 16 from 32, for example 224")
+        for name, least in (("learning_rate", 0.0), ("diameter", 2.0)):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > least):
+                raise InputError(f"{name} is {value}; it must be a number above {least:g}")
+        for name in ("validation", "simulated"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        if self.weights is not None and not all(w >= 0 and math.isfinite(w) for w in self.weights.values()):
+            raise InputError(f"weights are {self.weights}; none may be negative")
 
     @property
     def peak_rate(self) -> float:
@@ -61,19 +116,30 @@ class TrainConfig(BaseModel):
         rate = self.learning_rate or {"adamw": 2e-3, "sgd": 1e-3}[self.recipe]
         return rate if self.learning_rate or self.base is None else rate / 10
 
+    def to_json(self) -> str:
+        """The settings as JSON, one a line."""
+        return json.dumps(asdict(self) | {"out": str(self.out)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """The settings that `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise InputError(f"training settings name {', '.join(unknown)}, which this cellweave does not know")
+        return cls(**values)
+
 
 def rate_at(config: TrainConfig, epoch: float) -> float:
     """Learning rate at a point of training; `epoch` is fractional, 0..epochs."""
-    import math
-
     if config.recipe == "sgd":
         warm, from_epoch = min(10.0, 0.1 * config.epochs), 0.7 * config.epochs
         if epoch < warm:
             return config.peak_rate * epoch / warm
-        return float(
-            config.peak_rate * 0.5 ** (math.floor((epoch - from_epoch) / 10) + 1 if epoch >= from_epoch else 0)
-        )
-    warm = min(3.0, 0.05 * config.epochs)
+        halvings = math.floor((epoch - from_epoch) / 10) + 1 if epoch >= from_epoch else 0
+        return float(config.peak_rate * 0.5**halvings)
+    warm, settled = min(3.0, 0.05 * config.epochs), SETTLED * config.epochs
     if epoch < warm:
         return config.peak_rate * epoch / warm
-    return config.peak_rate * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (config.epochs - warm)))
+    fallen = max(0.0, (epoch - settled) / (config.epochs - settled))
+    return config.peak_rate * 0.5 * (1 + math.cos(math.pi * fallen))

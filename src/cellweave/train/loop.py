@@ -1,21 +1,24 @@
-"""The training loop: batches from a background thread, a checkpoint each epoch, the best model kept."""
+"""The training loop: batches from a background thread, averaged weights, checkpoints, the best weights kept.
+
+It imports nothing but PyTorch, NumPy and the plain parts of cellweave, so that it also runs where nothing else is
+installed (`cellweave.train.bare`).
+"""
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,105 +26,212 @@ from cellweave.core.device import choose_device, inference_dtype
 from cellweave.core.errors import CellweaveError, InputError, MissingExtraError, require
 from cellweave.core.files import write_atomically
 from cellweave.core.progress import report
-from cellweave.models import Segmenter
 from cellweave.representations import Representation
-from cellweave.train.augment import batch, sampling_weights
+from cellweave.train import ranks
 from cellweave.train.config import TrainConfig, rate_at
-from cellweave.train.samples import Sample
+from cellweave.train.samples import Samples
+from cellweave.train.source import Batch, Source, Stream, fixed_batches
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT, LOG, BEST = "checkpoint.pt", "log.csv", "best"
+CHECKPOINT, LOG, BEST = "checkpoint.pt", "log.csv", "best.pt"
 VIEWS_TO_VALIDATE = 2
 FEWEST_STEPS = 8
+CHECKPOINT_SECONDS = 120.0
+LOSSES_HELD = 16
+"""Steps whose losses an accelerator may hold back, so that it need not wait for the processor at each."""
+AVERAGED = 0.999
+"""Weights are averaged over about the last 1 / (1 - this) steps, over fewer at the start."""
 
 
 @dataclass
 class _State:
-    """What a checkpoint holds besides net and optimiser."""
+    """What a checkpoint holds besides net, averages and optimiser."""
 
-    epoch: int = 0
-    best_loss: float = float("inf")
+    step: int = 0
+    best_loss: float = math.inf
     best_epoch: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def next_epoch(self) -> None:
+        self.loss_sum = self.seconds = self.waited = 0.0
+
+
+@dataclass
+class _Run:
+    """The moving parts of one run."""
+
+    net: nn.Module
+    averaged: nn.Module
+    optimiser: torch.optim.Optimizer
+    device: torch.device
+    state: _State = field(default_factory=_State)
 
 
 def fit(
-    segmenter: Segmenter,
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
+    net: nn.Module,
+    representation: Representation,
+    training: Samples,
+    validation: Samples | None,
     config: TrainConfig,
     *,
-    resume: bool,
-) -> Segmenter:
-    """Train `segmenter.net` and return the segmenter with the weights of the best epoch (least validation loss).
+    stream: Stream | None = None,
+    resume: bool = False,
+) -> None:
+    """Train `net` and leave it with the averaged weights of the best epoch (least validation loss).
 
-    Every epoch writes `checkpoint.pt`, a row of `log.csv` (and TensorBoard events where that package is installed)
-    and, when it is the best so far, the model folder `best`. With `resume`, training goes on after the last whole
-    epoch; because each batch depends on the seed and its own number only, the result is that of an unbroken run.
+    The weights that are judged and kept are an exponential moving average of those trained. Every epoch writes a row
+    of `log.csv` (and TensorBoard events where that package is installed) and, when it is the best so far, `best.pt`;
+    `checkpoint.pt` is written every epoch and every two minutes. With `resume`, training goes on at the step of the
+    checkpoint; because each batch depends on the seed and its own number only, the result is that of an unbroken run.
+
+    Started by ``torchrun``, every process takes every n-th batch and the gradients are averaged: the steps are those
+    of one process with `accumulate` times as many batches.
 
     Raises
     ------
     CellweaveError
         When the loss is not finite, with what to do about it.
+    InputError
+        When a run cannot be resumed.
     """
-    device = choose_device(config.device)
-    net = segmenter.net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = _optimiser(net, config)
-    state = _resume(config.out / CHECKPOINT, net, optimiser, config) if resume else _State()
-    if not resume:
-        (config.out / LOG).unlink(missing_ok=True)
-    steps = max(FEWEST_STEPS, len(training) // config.batch_size)
-    weights = sampling_weights([s.group for s in training])
-    events = _events(config.out)
-    fixed = _validation_batches(validation, config, segmenter.representation)
-    if not (config.out / BEST).is_dir():
-        state.best_loss = float("inf")
+    device = ranks.join(choose_device(config.device))
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _Run(net, copy.deepcopy(net).requires_grad_(False), _optimiser(net, config), device)
+    if resume:
+        _resume(config.out / CHECKPOINT, run, config)
+    ranks.wait()
+    if ranks.rank() == 0 and not resume:
+        for name in (LOG, BEST, CHECKPOINT):
+            (config.out / name).unlink(missing_ok=True)
+    steps = max(FEWEST_STEPS, len(training) // (config.batch_size * config.accumulate * ranks.count()))
+    source = Source(training, config, representation, device, stream)
+    fixed: list[Batch] = []
+    if validation is not None and ranks.rank() == 0:
+        for planes_and_maps in fixed_batches(validation, config, representation, VIEWS_TO_VALIDATE):
+            fixed.append(planes_and_maps)
+            done = sum(len(planes) for planes, _ in fixed)
+            report("preparing the validation", done, len(validation) * VIEWS_TO_VALIDATE)
+    events = _events(config.out) if ranks.rank() == 0 else None
 
-    for epoch in range(state.epoch, config.epochs):
-        if config.patience and state.epoch - state.best_epoch >= config.patience:
+    for epoch in range(run.state.step // steps, config.epochs):
+        if config.patience and epoch - run.state.best_epoch >= config.patience:
             log.info("stopped early: no better validation loss for %d epochs", config.patience)
             break
-        start = time.monotonic()
-        losses = []
-        net.train()
-        batches = _batches(training, weights, config, epoch, steps, segmenter.representation)
-        for step, (planes, maps) in enumerate(batches):
-            for group in optimiser.param_groups:
-                group["lr"] = rate_at(config, epoch + step / steps)
-            loss = _loss(net, segmenter.representation, planes, maps, device)
-            losses.append(float(loss.detach()))
-            _check(losses[-1], epoch, config)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-            optimiser.step()
-            done = epoch * steps + step + 1
-            note = f"epoch {epoch + 1}/{config.epochs} loss {np.mean(losses[-50:]):.3f} best {state.best_loss:.3f}"
-            report("training", done, config.epochs * steps, note)
-        validation_loss = float(np.mean(losses))
+        _train_epoch(run, source, config, epoch, steps)
+        mean = run.state.loss_sum / steps
+        judged = mean
         if fixed:
             tell = partial(report, "training", (epoch + 1) * steps, config.epochs * steps)
-            validation_loss = _validate(net, segmenter.representation, fixed, device, tell)
-            _check(validation_loss, epoch, config)
-        state.epoch = epoch + 1
-        if validation_loss < state.best_loss:
-            state.best_loss, state.best_epoch = validation_loss, epoch + 1
-            segmenter.save(config.out / BEST)
-        _save_checkpoint(config.out / CHECKPOINT, net, optimiser, state, config)
-        row = {
-            "epoch": epoch + 1,
-            "training_loss": round(float(np.mean(losses)), 5),
-            "validation_loss": round(validation_loss, 5),
-            "learning_rate": optimiser.param_groups[0]["lr"],
-            "seconds": round(time.monotonic() - start, 2),
-        }
-        _append(config.out / LOG, row)
+            judged = _validate(run.averaged, representation, fixed, device, tell)
+        judged = ranks.from_first(judged, device)
+        _check(judged, epoch, config)
+        if judged < run.state.best_loss:
+            run.state.best_loss, run.state.best_epoch = judged, epoch + 1
+            save_weights(config.out / BEST, run.averaged.state_dict())
+        row = _row(run, config, epoch, steps, mean, judged)
+        run.state.next_epoch()
+        if ranks.rank() == 0:
+            _save_checkpoint(run, config)
+            _append(config.out / LOG, row)
         if events is not None:
-            for name in ("training_loss", "validation_loss", "learning_rate"):
+            for name in ("training_loss", "validation_loss", "learning_rate", "patches_per_second"):
                 events.add_scalar(name, row[name], epoch + 1)
     if events is not None:
         events.close()
-    return Segmenter.load(config.out / BEST)
+    ranks.wait()
+    net.load_state_dict(best_weights(config.out))
+    net.eval()
+
+
+def best_weights(out: Path) -> dict[str, torch.Tensor]:
+    """The weights of the best epoch of the run in `out`."""
+    weights: dict[str, torch.Tensor] = torch.load(out / BEST, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _train_epoch(run: _Run, source: Source, config: TrainConfig, epoch: int, steps: int) -> None:
+    """The steps of an epoch that are still to be made."""
+    run.net.train()
+    each = config.accumulate * ranks.count()
+    numbers = range(run.state.step * each + ranks.rank(), (epoch + 1) * steps * each, ranks.count())
+    batches = iter(source.batches(numbers))
+    saved = clock = time.monotonic()
+    pending: list[torch.Tensor] = []
+    while run.state.step < (epoch + 1) * steps:
+        for group in run.optimiser.param_groups:
+            group["lr"] = rate_at(config, run.state.step / steps)
+        run.optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=run.device)
+        for _ in range(config.accumulate):
+            before = time.monotonic()
+            planes, maps = next(batches)
+            run.state.waited += time.monotonic() - before
+            loss = _loss(run.net, source.representation, planes, maps, run.device) / config.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        ranks.mean_gradients(run.net.parameters())
+        nn.utils.clip_grad_norm_(run.net.parameters(), 5.0)
+        run.optimiser.step()
+        _average(run.averaged, run.net, run.state.step)
+        run.state.step += 1
+        pending.append(total)
+        if run.device.type != "cpu" and len(pending) < LOSSES_HELD and run.state.step % steps:
+            continue
+        for value in torch.stack(pending).tolist():
+            _check(value, epoch, config)
+            run.state.loss_sum += value
+        pending.clear()
+        now = time.monotonic()
+        run.state.seconds += now - clock
+        clock = now
+        if ranks.rank() == 0:
+            report("training", run.state.step, config.epochs * steps, _note(run, config, epoch, steps))
+            if now - saved > CHECKPOINT_SECONDS and run.state.step % steps:
+                _save_checkpoint(run, config)
+                saved = now
+
+
+def _note(run: _Run, config: TrainConfig, epoch: int, steps: int) -> str:
+    done = run.state.step - epoch * steps
+    rate, waited = _throughput(run, config, done)
+    return (
+        f"epoch {epoch + 1}/{config.epochs} loss {run.state.loss_sum / done:.3f} best {run.state.best_loss:.3f} "
+        f"{rate:.0f} patches/s, data wait {waited:.0f} %"
+    )
+
+
+def _throughput(run: _Run, config: TrainConfig, steps: int) -> tuple[float, float]:
+    """Patches a second over `steps` steps of all processes, and the share of the time spent waiting for data in %."""
+    seconds = max(run.state.seconds, 1e-9)
+    patches = steps * config.batch_size * config.accumulate * ranks.count()
+    return patches / seconds, 100 * run.state.waited / seconds
+
+
+def _row(run: _Run, config: TrainConfig, epoch: int, steps: int, mean: float, judged: float) -> dict[str, Any]:
+    rate, waited = _throughput(run, config, steps)
+    return {
+        "epoch": epoch + 1,
+        "training_loss": round(mean, 5),
+        "validation_loss": round(judged, 5),
+        "learning_rate": run.optimiser.param_groups[0]["lr"],
+        "seconds": round(run.state.seconds, 2),
+        "patches_per_second": round(rate, 2),
+        "data_wait_percent": round(waited, 2),
+    }
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, net: nn.Module, step: int) -> None:
+    """``a <- d a + (1 - d) w`` with d growing to `AVERAGED`, also for the statistics of the batch norms."""
+    keep = min(AVERAGED, (1 + step) / (10 + step))
+    mine, theirs = averaged.state_dict(), net.state_dict()
+    floats = [name for name, value in mine.items() if value.is_floating_point()]
+    torch._foreach_lerp_([mine[n] for n in floats], [theirs[n] for n in floats], 1 - keep)
+    for name in mine.keys() - set(floats):
+        mine[name].copy_(theirs[name])
 
 
 def _check(loss: float, epoch: int, config: TrainConfig) -> None:
@@ -140,11 +250,7 @@ def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def _loss(
-    net: nn.Module,
-    representation: Representation,
-    planes: torch.Tensor,
-    maps: torch.Tensor,
-    device: torch.device,
+    net: nn.Module, representation: Representation, planes: torch.Tensor, maps: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
     dtype = inference_dtype(device)
     planes = planes.to(device, memory_format=torch.channels_last)
@@ -153,50 +259,11 @@ def _loss(
     return representation.loss(outputs.float(), maps.to(device))
 
 
-def _batches(
-    samples: Sequence[Sample],
-    weights: Any,
-    config: TrainConfig,
-    epoch: int,
-    steps: int,
-    representation: Representation,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The batches of one epoch, made two ahead in a thread; batch k depends on (seed, epoch, k) only."""
-
-    def make(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng([config.seed, epoch, step])
-        chosen = rng.choice(len(samples), config.batch_size, p=weights)
-        return batch([samples[i] for i in chosen], config.crop, (config.seed, epoch, step), representation)
-
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        ahead: list[Future[tuple[torch.Tensor, torch.Tensor]]] = [pool.submit(make, k) for k in range(min(2, steps))]
-        for step in range(steps):
-            current = ahead.pop(0)
-            if step + 2 < steps:
-                ahead.append(pool.submit(make, step + 2))
-            yield current.result()
-
-
-def _validation_batches(
-    samples: Sequence[Sample], config: TrainConfig, representation: Representation
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Fixed views, the same in every epoch and every run, without changes of contrast."""
-    views = [s for s in samples for _ in range(VIEWS_TO_VALIDATE)]
-    size = config.batch_size
-    batches = []
-    for k in range(0, len(views), size):
-        report("preparing the validation", k, len(views))
-        batches.append(batch(views[k : k + size], config.crop, (2**31, k), representation, contrast=False))
-    if views:
-        report("preparing the validation", len(views), len(views))
-    return batches
-
-
 @torch.inference_mode()
 def _validate(
     net: nn.Module,
     representation: Representation,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batches: Sequence[Batch],
     device: torch.device,
     tell: Callable[[str], None],
 ) -> float:
@@ -209,44 +276,63 @@ def _validate(
     return total / done
 
 
-def _save_checkpoint(
-    path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, state: _State, config: TrainConfig
-) -> None:
+def _save_checkpoint(run: _Run, config: TrainConfig) -> None:
     content = {
-        "net": net.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "state": vars(state),
-        "config": config.model_dump_json(),
+        "net": run.net.state_dict(),
+        "averaged": run.averaged.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "state": vars(run.state),
+        "config": config.to_json(),
     }
-    data = io.BytesIO()  # torch's own writer does not tell when the disk is full
-    torch.save(content, data)
-    write_atomically(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
+    save_weights(config.out / CHECKPOINT, content)
 
 
-def _resume(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, config: TrainConfig) -> _State:
+def save_weights(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors with torch, whole or not at all; only the first process does."""
+    if ranks.rank() == 0:
+        data = io.BytesIO()  # torch's own writer does not tell when the disk is full
+        torch.save(content, data)
+        write_atomically(path, lambda temporary: temporary.write_bytes(data.getbuffer()))
+
+
+def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
     """Load the last checkpoint.
 
     Raises
     ------
     InputError
-        When there is none, it cannot be read, or the run was started with other settings.
+        When there is none, it cannot be read, or the run was started with other settings. Only `out` and `device` may
+        change, and `epochs` may grow as long as the learning rate has not begun to fall.
     """
     if not path.is_file():
         raise InputError(f"nothing to resume: there is no {path}; start without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = json.loads(content["config"]), json.loads(config.model_dump_json())
-        changed = [k for k in now if k not in ("out", "device") and before.get(k) != now[k]]
+        before, now = json.loads(content["config"]), json.loads(config.to_json())
+        changed = {k for k in now if k not in ("out", "device") and before.get(k) != now[k]}
+        if changed == {"epochs"} and _may_grow(before, now, content):
+            changed = set()
         if not changed:
-            net.load_state_dict(content["net"])
-            optimiser.load_state_dict(content["optimiser"])
-            return _State(**content["state"])
+            run.net.load_state_dict(content["net"])
+            run.averaged.load_state_dict(content["averaged"])
+            run.optimiser.load_state_dict(content["optimiser"])
+            run.state = _State(**content["state"])
+            return
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise InputError(f"{path} is damaged ({type(error).__name__}); start again without --resume") from error
     raise InputError(
-        f"{path} was started with other settings ({', '.join(f'{k}={before.get(k)}' for k in changed)}); "
+        f"{path} was started with other settings ({', '.join(f'{k}={before.get(k)}' for k in sorted(changed))}); "
         "resume with the same ones, or start a new run in another folder"
     )
+
+
+def _may_grow(before: dict[str, Any], now: dict[str, Any], content: dict[str, Any]) -> bool:
+    if before["recipe"] != "adamw" or now["epochs"] < before["epochs"]:
+        return False
+    rates = [group["lr"] for group in content["optimiser"]["param_groups"]]
+    config = TrainConfig(**before)
+    at_peak = all(rate >= 0.999 * config.peak_rate for rate in rates)
+    return at_peak or content["state"]["step"] == 0
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -1,28 +1,33 @@
-"""Training samples: images at the training diameter with their targets, made once and cached on disk."""
+"""Training samples: images at the training diameter with their targets, made once and kept in one file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
-from cellweave.core.files import write_atomically
-from cellweave.core.image import Image
-from cellweave.core.labels import Labels, as_labels, median_diameter, resize_labels
+from cellweave.core.files import atomic_path, write_atomically
 from cellweave.core.progress import report
-from cellweave.prep import Channels, Normalisation
-from cellweave.prep.rescale import resize
-from cellweave.representations import Representation
+
+if TYPE_CHECKING:
+    from cellweave.core.image import Image
+    from cellweave.core.labels import Labels
+    from cellweave.prep import Channels, Normalisation
+    from cellweave.representations import Representation
 
 LARGEST_ZOOM = 4.0
 LARGEST_VALUE = 6e4
 """Of a normalised pixel, where the model does not clip them; float16 ends at 65504."""
+COLOURS = 3
+"""Values a pixel: red, green and blue of a stained sample, otherwise the net's two planes and a zero."""
+IDENTITY = np.eye(2, COLOURS, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -37,96 +42,166 @@ class Example:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How examples become samples; any change makes a new cache entry."""
+    """How examples become samples; any change makes a new cache."""
 
     diameter: float
     channels: Channels
     normalisation: Normalisation
     representation: Representation
 
-    def pixels(self, image: Image) -> NDArray[np.float32]:
-        """The normalised channels (C, Y, X)."""
-        return self.normalisation.apply(image.read(), self.normalisation.limits(image))
-
 
 @dataclass(frozen=True)
-class Sample:
-    """One prepared example.
+class Facts:
+    """What is known of one sample besides its values.
 
     Parameters
     ----------
-    file
-        (C + M, y, x) float16: the image's channels and its maps, at the training diameter.
+    shape
+        (y, x) in px, at the training diameter.
     weights
-        (2, C) float32: the planes that the channel policy makes of the channels.
+        The net's two planes as sums of the sample's three colours: 2 x 3 numbers.
     stained
-        A colour photograph: other mixtures of red, green and blue are as good a view of it as the policy's.
+        A colour photograph: other mixtures of red, green and blue are as good a view of it as `weights`.
     """
 
     name: str
     group: str
-    file: Path
-    weights: NDArray[np.float32]
+    shape: tuple[int, int]
+    weights: tuple[tuple[float, ...], ...]
     stained: bool
 
-    def open(self) -> NDArray[np.float16]:
-        """(C + M, y, x), memory-mapped: read only where touched."""
-        return np.asarray(np.load(self.file, mmap_mode="r"))
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Prepared examples, one after the other in one array, so that any crop is one gather, on any device.
+
+    Parameters
+    ----------
+    values
+        (P, 3 + M) float16: three colours and M maps of every pixel of every sample, row by row. May be a memory map.
+    facts
+        One entry a sample, in order.
+    """
+
+    values: NDArray[np.float16]
+    facts: tuple[Facts, ...]
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """(N + 1,): where each sample begins in `values`, and the end."""
+        return np.cumsum([0, *(y * x for y, x in (f.shape for f in self.facts))], dtype=np.int64)
+
+    def array(self, k: int) -> NDArray[np.float16]:
+        """Sample k as (3 + M, y, x)."""
+        start, end = self.starts[k : k + 2]
+        return np.moveaxis(np.asarray(self.values[start:end]).reshape(*self.facts[k].shape, -1), -1, 0)
 
 
-def prepare(examples: Sequence[Example], preparation: Preparation, folder: Path) -> list[Sample]:
-    """Resize each example to the training diameter, make its targets, and keep both in `folder`.
+def joined(parts: Sequence[Samples]) -> Samples:
+    """One set of samples from several, copied."""
+    values = np.concatenate([part.values for part in parts])
+    return Samples(values, tuple(fact for part in parts for fact in part.facts))
 
-    An example without cells is kept at the zoom of the median of the others: it teaches what background is.
+
+def prepare(examples: Sequence[Example], preparation: Preparation, file: Path) -> Samples:
+    """Resize each example to the training diameter, make its targets, and keep both in `file`.
+
+    Beside it, `file` with the suffix .json tells what is inside; a file that holds just these examples, prepared
+    this way, is used as it is. An example without cells is kept at the zoom of the median of the others: it teaches
+    what background is.
 
     Raises
     ------
     InputError
         When image and labels differ in shape, or no example has a cell; names the example.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    from cellweave.core.labels import median_diameter
+
     found = [median_diameter(example.labels) for example in examples]
     if not any(found):
         raise InputError("no labelled cell in the training data; check that the label images are not empty")
     usual = float(np.median([d for d in found if d > 0]))
-    samples = []
-    for k, (example, diameter) in enumerate(zip(examples, found, strict=True)):
-        report("preparing targets", k, len(examples), example.name)
-        zoom = min(LARGEST_ZOOM, preparation.diameter / (diameter or usual))
-        file = folder / f"{_key(example, preparation, zoom)}.npy"
-        if not file.exists():
-            array = _pixels_and_maps(example, preparation, zoom)
-            write_atomically(file, lambda path, array=array: _save(path, array))  # type: ignore[misc]
-        policy = preparation.channels.resolve(example.image)
-        stained = example.image.color and policy.policy == "green-blue"
-        samples.append(Sample(example.name, example.group, file, policy.weights(example.image), stained))
+    zooms = [min(LARGEST_ZOOM, preparation.diameter / (d or usual)) for d in found]
+    key, facts = _key(examples, preparation, zooms), file.with_suffix(".json")
+    if not (file.is_file() and _written_key(facts) == key):
+        facts.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        known: list[Facts] = []
+        with atomic_path(file) as temporary, temporary.open("wb") as stream:
+            for k, (example, zoom) in enumerate(zip(examples, zooms, strict=True)):
+                report("preparing targets", k, len(examples), example.name)
+                sample = prepare_one(example, preparation, zoom)
+                stream.write(sample.values.tobytes())
+                known += sample.facts
+        text = json.dumps({"key": key, "samples": [vars(fact) for fact in known]})
+        write_atomically(facts, lambda path: path.write_text(text, encoding="utf-8"))
     report("preparing targets", len(examples), len(examples), "")
-    return samples
+    return load(file)
 
 
-def _pixels_and_maps(example: Example, preparation: Preparation, zoom: float) -> NDArray[np.float16]:
-    labels = as_labels(example.labels, example.name)
-    if labels.shape != (example.image.height, example.image.width):
+def load(file: Path) -> Samples:
+    """The samples that `prepare` wrote, memory-mapped: read only where touched."""
+    facts = facts_from(json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["samples"])
+    pixels = sum(y * x for y, x in (f.shape for f in facts))
+    # Copy on write: torch refuses memory that cannot be written to, and nothing here writes.
+    return Samples(np.memmap(file, np.float16, mode="c").reshape(pixels, -1), facts)
+
+
+def facts_from(entries: Sequence[dict[str, object]]) -> tuple[Facts, ...]:
+    """Facts from the JSON of their fields."""
+    plain = [Facts(**entry) for entry in entries]  # type: ignore[arg-type]
+    return tuple(replace(f, shape=(f.shape[0], f.shape[1]), weights=tuple(map(tuple, f.weights))) for f in plain)
+
+
+def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samples:
+    """One example resized by `zoom`, with its targets."""
+    from cellweave.core.labels import as_labels, resize_labels
+    from cellweave.prep.channels import apply_weights
+    from cellweave.prep.rescale import resize
+
+    labels, image = as_labels(example.labels, example.name), example.image
+    if labels.shape != (image.height, image.width):
         raise InputError(
-            f"{example.name}: the image is {example.image.height} x {example.image.width} px, its labels "
+            f"{example.name}: the image is {image.height} x {image.width} px, its labels "
             f"{labels.shape[0]} x {labels.shape[1]}; they must be the same size"
         )
     height, width = (max(1, round(n * zoom)) for n in labels.shape)
-    pixels = resize(preparation.pixels(example.image), height, width)
+    pixels = preparation.normalisation.apply(image.read(), preparation.normalisation.limits(image))
+    policy = preparation.channels.resolve(image)
+    weights = policy.weights(image)
+    stained = image.color and policy.policy == "green-blue"
+    if not stained:
+        pixels, weights = apply_weights(pixels, weights), IDENTITY
     maps = preparation.representation.encode(resize_labels(labels, height, width))
-    return np.concatenate([np.clip(pixels, -LARGEST_VALUE, LARGEST_VALUE), maps]).astype(np.float16)
+    values = np.zeros((height, width, COLOURS + len(maps)), np.float16)
+    colours = np.clip(resize(pixels, height, width), -LARGEST_VALUE, LARGEST_VALUE)
+    values[..., : len(colours)] = np.moveaxis(colours, 0, -1)
+    values[..., COLOURS:] = np.moveaxis(maps, 0, -1)
+    fact = Facts(example.name, example.group, (height, width), tuple(map(tuple, weights.tolist())), stained)
+    return Samples(values.reshape(height * width, -1), (fact,))
 
 
-def _save(path: Path, array: NDArray[Any]) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, array)
+def _written_key(facts: Path) -> str:
+    try:
+        return str(json.loads(facts.read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
-def _key(example: Example, preparation: Preparation, zoom: float) -> str:
-    settings = [preparation.normalisation, preparation.representation, round(zoom, 6)]
-    digest = hashlib.sha256(repr(settings).encode())
-    digest.update(np.ascontiguousarray(example.labels).tobytes())
-    pixels = example.image.read()
-    digest.update(repr((pixels.shape, pixels.dtype.str, example.image.color)).encode())
-    digest.update(np.ascontiguousarray(pixels).tobytes())
-    return digest.hexdigest()[:24]
+def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[float]) -> str:
+    digest = hashlib.sha256(repr(preparation).encode())
+    for part in _parts(examples, zooms):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(examples: Sequence[Example], zooms: Sequence[float]) -> Iterator[bytes]:
+    for example, zoom in zip(examples, zooms, strict=True):
+        pixels, labels = np.ascontiguousarray(example.image.read()), np.ascontiguousarray(example.labels)
+        yield repr((example.name, example.group, round(zoom, 6), example.image.color)).encode()
+        for array in (pixels, labels):
+            yield repr((array.shape, array.dtype.str)).encode()
+            yield array.tobytes()

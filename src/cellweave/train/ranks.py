@@ -1,0 +1,72 @@
+"""Several processes that train one model, one a device: started by ``torchrun``, found by its environment.
+
+Without it everything here is the identity: one process, rank 0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def count() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process, from 0. Rank 0 alone writes files and talks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def join(device: torch.device) -> torch.device:
+    """Meet the other processes; returns the device of this one (`cuda` becomes the one of the local rank)."""
+    if count() == 1:
+        return device
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if not _joined():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def leave() -> None:
+    """The end of the common work."""
+    if _joined():
+        dist.destroy_process_group()
+
+
+def _joined() -> bool:
+    return bool(dist.is_available() and dist.is_initialized())
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if count() > 1:
+        dist.barrier()
+
+
+def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every process the mean of all gradients, in one message."""
+    if count() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= count()
+    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def from_first(value: float, device: torch.device) -> float:
+    """The number that rank 0 has."""
+    if count() == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return float(shared)

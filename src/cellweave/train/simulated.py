@@ -1,0 +1,203 @@
+"""Pictures of the synthetic microscope, drawn and prepared by processes of their own while the net trains.
+
+A worker is this module run as a program: one request a line on its input, one answer of raw bytes on its output.
+Processes, because drawing holds Python's lock; own ones instead of `multiprocessing`, because that runs the user's
+script again in each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from cellweave.core.errors import CellweaveError
+from cellweave.core.progress import report
+from cellweave.train.samples import Example, Preparation, Samples, facts_from, joined, prepare_one
+
+if TYPE_CHECKING:
+    from cellweave.simulate import Picture
+
+BLOCK = 128
+FIELD = 288
+"""Side of a picture in px, once its cells have the training diameter."""
+MIX: dict[str, float] = {}
+"""Share of each recipe in a training; recipes that are not named count 1."""
+SMALLEST, LARGEST = 8.0, 64.0
+"""Cells are drawn with diameters in this range (px), most near the training diameter, then resized to it: pictures
+are taken at all resolutions, and resizing leaves its traces."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker draws. Picture k depends on the order and k only."""
+
+    seed: int
+    recipes: tuple[str, ...]
+    diameter: float
+    normalisation: dict[str, Any]
+    representation: tuple[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, preparation: Preparation, seed: int, recipes: tuple[str, ...] = ()) -> Order:
+        """The order for samples like those of `preparation`."""
+        representation = preparation.representation
+        named = type(representation).__name__, asdict(representation)  # type: ignore[call-overload]
+        return cls(seed, recipes, preparation.diameter, asdict(preparation.normalisation), named)
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """How the pictures are prepared: as real ones, with the channels that they have."""
+        from cellweave.prep import Channels, Normalisation
+        from cellweave.representations import REPRESENTATIONS
+
+        settings = self.normalisation | {"clip": self.normalisation["clip"] and tuple(self.normalisation["clip"])}
+        name, parameters = self.representation
+        return Preparation(self.diameter, Channels(), Normalisation(**settings), REPRESENTATIONS[name](**parameters))
+
+
+def draw(order: Order, k: int) -> Samples:
+    """Picture k as a sample."""
+    from cellweave.core.labels import median_diameter
+
+    picture = draw_picture(order, k)
+    diameter = median_diameter(picture.labels)
+    zoom = FIELD / max(picture.labels.shape) if diameter == 0 else order.diameter / diameter
+    group = f"simulated/{picture.recipe}"
+    return prepare_one(Example(f"{group} {k}", picture.image(), picture.labels, group), order.preparation, zoom)
+
+
+def draw_picture(order: Order, k: int) -> Picture:
+    """Picture k, before it is resized."""
+    from cellweave.simulate import RECIPES
+
+    rng = np.random.default_rng([order.seed, k])
+    names = order.recipes or tuple(RECIPES)
+    shares = np.array([1.0 if order.recipes else MIX.get(name, 1.0) for name in names])
+    recipe = names[rng.choice(len(names), p=shares / shares.sum())]
+    octaves = rng.normal(0, 0.6) if rng.random() < 0.7 else rng.uniform(-2, 2)
+    diameter = float(np.clip(order.diameter * 2.0**octaves, SMALLEST, LARGEST))
+    side = round(FIELD * diameter / order.diameter)
+    return RECIPES[recipe](rng, (side, side), diameter=diameter).draw()
+
+
+def drawn(order: Order, numbers: Iterable[int]) -> Samples:
+    """Pictures of these numbers as samples, drawn in this process."""
+    wanted, parts = list(numbers), []
+    for done, k in enumerate(wanted):
+        report("simulating pictures", done, len(wanted))
+        parts.append(draw(order, k))
+    report("simulating pictures", len(wanted), len(wanted))
+    return joined(parts)
+
+
+class Workers:
+    """A stream of simulated samples (see `source.Stream`), drawn one block ahead by `count` processes."""
+
+    size: int = BLOCK
+
+    def __init__(self, order: Order, count: int) -> None:
+        self._order = order
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._workers = [_Worker(order) for _ in range(count)]
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="simulated")
+        self._blocks: dict[int, list[Future[Samples]]] = {}
+
+    def block(self, k: int) -> Samples:
+        """Samples ``k * BLOCK`` to ``(k + 1) * BLOCK``; the next block is begun."""
+        for wanted in (k, k + 1):
+            if wanted not in self._blocks:
+                numbers = range(wanted * BLOCK, (wanted + 1) * BLOCK)
+                self._blocks[wanted] = [self._pool.submit(self._draw, number) for number in numbers]
+        drawn = self._blocks.pop(k)
+        return joined([future.result() for future in drawn])
+
+    def _draw(self, number: int) -> Samples:
+        worker = self._idle.get()
+        try:
+            return worker.draw(number)
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """One process. Its threads are limited to one: there are as many processes as cores."""
+
+    def __init__(self, order: Order) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cellweave.train.simulated", json.dumps(asdict(order))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+
+    def draw(self, number: int) -> Samples:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        try:
+            stdin.write(f"{number}\n".encode())
+            stdin.flush()
+            header = json.loads(stdout.readline())
+            data = stdout.read(header["bytes"])
+            values = np.frombuffer(bytearray(data), np.float16).reshape(header["shape"])
+        except (OSError, ValueError) as error:
+            self._process.wait(timeout=10)
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise CellweaveError(f"the process that simulates pictures ended at picture {number}: {said}") from error
+        return Samples(values, facts_from([header["fact"]]))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+
+
+def main(order: Order, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until there are no more."""
+    for line in requests:
+        sample = draw(order, int(line))
+        header = {
+            "bytes": sample.values.nbytes,
+            "shape": sample.values.shape,
+            "fact": vars(sample.facts[0]),
+        }
+        answers.write(json.dumps(header).encode() + b"\n")
+        answers.write(sample.values.tobytes())
+        answers.flush()
+
+
+if __name__ == "__main__":
+    settings = json.loads(sys.argv[1])
+    settings |= {"recipes": tuple(settings["recipes"]), "representation": tuple(settings["representation"])}
+    main(Order(**settings), sys.stdin.buffer, sys.stdout.buffer)

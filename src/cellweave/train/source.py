@@ -1,0 +1,119 @@
+"""Where batches come from: prepared samples, and pictures of the synthetic microscope, mixed by weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cellweave.representations import Representation
+from cellweave.train.augment import batch, sampling_weights
+from cellweave.train.config import TrainConfig
+from cellweave.train.samples import Samples
+
+AHEAD = 2
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Planes (B, 2, crop, crop) and maps (B, M, crop, crop)."""
+
+
+class Stream(Protocol):
+    """Endless new samples, in blocks: block k is always the same."""
+
+    @property
+    def size(self) -> int:
+        """Samples in a block."""
+
+    def block(self, k: int) -> Samples:
+        """Samples of block k, which are not kept."""
+
+
+@dataclass
+class Source:
+    """Batches by number: each depends on the seed and its own number only.
+
+    Parameters
+    ----------
+    samples
+        Prepared images.
+    config
+        Batch size, crop, mixing, seed.
+    representation
+        Of the maps in `samples`.
+    device
+        Where batches are made. On an accelerator all samples are copied there once, so that it never waits for them.
+    stream
+        Simulated samples, of which a batch takes the share `config.simulated`.
+    """
+
+    samples: Samples
+    config: TrainConfig
+    representation: Representation
+    device: torch.device
+    stream: Stream | None = None
+    _values: torch.Tensor = field(init=False, repr=False)
+    _weights: NDArray[np.float64] = field(init=False, repr=False)
+    _block: tuple[int, Samples, torch.Tensor] | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._values = torch.from_numpy(self.samples.values).to(self.device)
+        self._weights = sampling_weights([f.group for f in self.samples.facts], self.config.weights)
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number` of the training."""
+        config, seed = self.config, [self.config.seed, number]
+        rng = np.random.default_rng(seed)
+        simulated = self._simulated(number)
+        real = config.batch_size - simulated
+        parts = []
+        if real:
+            chosen = rng.choice(len(self.samples), real, p=self._weights).tolist()
+            parts.append(batch(self.samples, self._values, chosen, config.crop, [*seed, 0], self.representation))
+        if simulated:
+            samples, values = self._current_block(self._block_of(number))
+            chosen = rng.integers(len(samples), size=simulated).tolist()
+            parts.append(batch(samples, values, chosen, config.crop, [*seed, 1], self.representation))
+        planes, maps = (torch.cat(kind) for kind in zip(*parts, strict=True))
+        return planes, maps
+
+    def _simulated(self, number: int) -> int:
+        """How many crops of a batch are simulated: the share, with what is lost by rounding made up over batches."""
+        if self.stream is None:
+            return 0
+        share = self.config.simulated * self.config.batch_size
+        return int((number + 1) * share) - int(number * share)
+
+    def _block_of(self, number: int) -> int:
+        """Each block serves until `reuse` crops have been cut from each of its samples."""
+        assert self.stream is not None
+        return int(number * self.config.simulated * self.config.batch_size) // (self.stream.size * self.config.reuse)
+
+    def _current_block(self, k: int) -> tuple[Samples, torch.Tensor]:
+        if self._block is None or self._block[0] != k:
+            assert self.stream is not None
+            samples = self.stream.block(k)
+            self._block = k, samples, torch.from_numpy(samples.values).to(self.device)
+        return self._block[1:]
+
+    def batches(self, numbers: range) -> Iterator[Batch]:
+        """Batches of these numbers in order, made two ahead in a thread."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            ahead: list[Future[Any]] = [pool.submit(self.batch, number) for number in numbers[:AHEAD]]
+            for number in numbers:
+                current = ahead.pop(0)
+                if number + AHEAD * numbers.step < numbers.stop:
+                    ahead.append(pool.submit(self.batch, number + AHEAD * numbers.step))
+                yield current.result()
+
+
+def fixed_batches(samples: Samples, config: TrainConfig, representation: Representation, views: int) -> Iterator[Batch]:
+    """`views` fixed views of each sample, the same in every epoch and run, without changes of contrast."""
+    values = torch.from_numpy(samples.values)
+    chosen = [k for k in range(len(samples)) for _ in range(views)]
+    for k in range(0, len(chosen), config.batch_size):
+        some = chosen[k : k + config.batch_size]
+        yield batch(samples, values, some, config.crop, (2**31, k), representation, contrast=False)
