@@ -28,7 +28,7 @@ def flows_of(labels: Labels, from_box: bool, threads: int = 0) -> NDArray[np.flo
 
 
 def errors_of(labels: Labels, maps: NDArray[np.float32], from_box: bool, threads: int = 0) -> NDArray[np.float64]:
-    scores = np.zeros((labels.max(), 2))
+    scores = np.zeros((labels.max(), 3))
     boxes = twins.bounding_boxes(labels, labels.max())
     _kernels.flow_errors(labels, boxes, maps, from_box, scores, threads)
     return scores
@@ -113,7 +113,7 @@ def test_flow_error_of_exact_flows_is_zero_and_of_opposite_flows_is_four() -> No
     moving = [np.hypot(*flows)[labels == k].mean() for k in range(1, labels.max() + 1)]
     same = np.stack([*flows, np.ones(labels.shape, np.float32)])
     opposite = np.stack([*-flows, np.full(labels.shape, 0.25, np.float32)])
-    np.testing.assert_allclose(errors_of(labels, same, False), [[0, 1]] * labels.max(), atol=1e-12)
+    np.testing.assert_allclose(errors_of(labels, same, False), [[0, 1, 1]] * labels.max(), atol=1e-12)
     np.testing.assert_allclose(errors_of(labels, opposite, False)[:, 0], 4 * np.array(moving), rtol=1e-5)
     assert (errors_of(labels, opposite, False)[:, 1] == 0.25).all()
 
@@ -128,7 +128,7 @@ def test_threads_change_nothing(threads: int) -> None:
 
 def test_wrong_arrays_are_refused() -> None:
     labels, boxes = np.ones((4, 5), np.int32), np.array([[0, 0, 4, 5]], np.int32)
-    flows, maps, scores = np.zeros((2, 4, 5), np.float32), np.zeros((3, 4, 5), np.float32), np.zeros((1, 2))
+    flows, maps, scores = np.zeros((2, 4, 5), np.float32), np.zeros((3, 4, 5), np.float32), np.zeros((1, 3))
     for wrong in (
         (labels.astype(np.int64), boxes, flows),
         (labels.astype(np.float32), boxes, flows),
@@ -151,8 +151,8 @@ def test_wrong_arrays_are_refused() -> None:
     for wrong in (
         (labels, boxes, flows, scores),
         (labels, boxes, np.zeros((3, 5, 4), np.float32), scores),
-        (labels, boxes, maps, np.zeros((2, 2))),
-        (labels, boxes, maps, np.zeros((1, 3))),
+        (labels, boxes, maps, np.zeros((2, 3))),
+        (labels, boxes, maps, np.zeros((1, 2))),
     ):
         with pytest.raises(ValueError, match=r"shape|length"):
             _kernels.flow_errors(wrong[0], wrong[1], wrong[2], False, wrong[3])

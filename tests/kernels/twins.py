@@ -57,13 +57,17 @@ def diffusion_flows(labels: Labels, from_box: bool) -> NDArray[np.float32]:
 
 
 def flow_errors(labels: Labels, maps: NDArray[np.float32], from_box: bool) -> NDArray[np.float64]:
-    """(n, 2): mean squared length of the difference of flows, and mean probability."""
-    scores = np.zeros((labels.max(initial=0), 2))
+    """(n, 3): mean squared length of the difference of flows, mean probability, and mean length of the flows where
+    the object has one of its own, else 1."""
+    scores = np.zeros((labels.max(initial=0), 3))
     for k, box in enumerate(find_objects(labels), start=1):
         if box is not None:
             inside = labels[box] == k
-            difference = flows_of_object(inside, centers(inside, from_box)) - maps[:2, box[0], box[1]]
-            scores[k - 1] = (difference**2).sum(axis=0)[inside].mean(), maps[2][box][inside].mean(dtype=float)
+            own, predicted = flows_of_object(inside, centers(inside, from_box)), maps[:2, box[0], box[1]].astype(float)
+            error = ((own - predicted) ** 2).sum(axis=0)[inside].mean()
+            moving = inside & own.any(axis=0)
+            length = np.hypot(*predicted)[moving].mean() if moving.any() else 1.0
+            scores[k - 1] = error, maps[2][box][inside].mean(dtype=float), length
     return scores
 
 

@@ -405,7 +405,7 @@ def test_the_probability_threshold() -> None:
         assert np.array_equal(decoded > 0, np.isin(labels, expected))
 
 
-def test_confidence_is_the_probability_lowered_by_the_flow_error() -> None:
+def test_the_score_is_the_probability_lowered_by_short_flows_and_the_flow_error() -> None:
     labels = crowd(2)
     maps = DiffusionFlows().encode(labels)
     decoded, confidence = DiffusionFlows().decode_scored(maps)
@@ -415,7 +415,7 @@ def test_confidence_is_the_probability_lowered_by_the_flow_error() -> None:
     maps[:2] *= 0.5  # the squared length of the difference is 1/4, where there is a flow
     found = DiffusionFlows(check_border=True).decode_scored(maps)[1]
     moving = [np.hypot(*DiffusionFlows().encode(labels)[:2])[decoded == k].mean() for k in range(1, count(decoded) + 1)]
-    np.testing.assert_allclose(found, 0.75 * np.exp(-0.25 * np.array(moving)), rtol=1e-5)
+    np.testing.assert_allclose(found, 0.75 * 0.5 * np.exp(-0.25 * np.array(moving)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("center", ["mean", "box"])

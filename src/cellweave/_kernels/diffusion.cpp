@@ -117,11 +117,12 @@ void diffusion_flows(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, bo
   });
 }
 
-// For each object: mean squared difference between `flows` and the flows of its own shape, and its mean probability.
+// For each object: mean squared difference between `flows` and the flows of its own shape, its mean probability, and the
+// mean length of `flows` where its own shape has a flow (1 where it has none).
 void flow_errors(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, array_in<float, 3> maps, bool from_box,
                  array_out<double, 2> scores, int threads) {
   require_length(boxes, 1, 4), require_length(maps, 0, 3), require_same_size(labels, 0, maps, 1);
-  require_length(scores, 0, boxes.shape(0)), require_length(scores, 1, 2);
+  require_length(scores, 0, boxes.shape(0)), require_length(scores, 1, 3);
   nb::gil_scoped_release release;
   const int64_t width = labels.shape(1), size = labels.shape(0) * width, n = boxes.shape(0);
   const auto* box = reinterpret_cast<const Box*>(boxes.data());
@@ -132,12 +133,16 @@ void flow_errors(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, array_
     for (int64_t k = begin; k < end; ++k) {
       if (box[k].height() <= 0) continue;
       diffuse(labels.data(), width, static_cast<int32_t>(k + 1), box[k], from_box, heat);
-      double error = 0, sum = 0, count = 0;
+      double error = 0, sum = 0, length = 0, count = 0, moving = 0;
       visit_flows(heat, box[k], width, [&](int64_t i, double dy, double dx) {
         const double ey = dy - map_y[i], ex = dx - map_x[i];
         error += ey * ey + ex * ex, sum += probability[i], count += 1;
+        if (dy == 0 && dx == 0) return;
+        length += std::sqrt(static_cast<double>(map_y[i]) * map_y[i] + static_cast<double>(map_x[i]) * map_x[i]);
+        moving += 1;
       });
-      score[2 * k] = error / count, score[2 * k + 1] = sum / count;
+      score[3 * k] = error / count, score[3 * k + 1] = sum / count;
+      score[3 * k + 2] = moving > 0 ? length / moving : 1;
     }
   });
 }
@@ -151,5 +156,5 @@ void bind_diffusion(nanobind::module_& m) {
         "Write unit flows (dy, dx) of objects 1..n with the given boxes into `flows` (2, Y, X) float32.");
   m.def("flow_errors", &cellweave::flow_errors, "labels"_a.noconvert(), "boxes"_a.noconvert(), "maps"_a.noconvert(),
         "from_box"_a, "scores"_a.noconvert(), "threads"_a = 0,
-        "Write (mean squared flow error, mean probability) of each object into `scores` (n, 2) float64.");
+        "Write (mean squared flow error, mean probability, mean flow length) of each object into `scores` (n, 3) float64.");
 }

@@ -1,7 +1,17 @@
 """Trained models: what is saved, loaded and shared, and where to find it."""
 
+from cellweave.models.calibration import Calibration, fit_calibration
 from cellweave.models.registry import ModelEntry, list_models, load_model
 from cellweave.models.segmenter import Segmenter
 from cellweave.models.size_model import SizeModel, fit_size_model
 
-__all__ = ["ModelEntry", "Segmenter", "SizeModel", "fit_size_model", "list_models", "load_model"]
+__all__ = [
+    "Calibration",
+    "ModelEntry",
+    "Segmenter",
+    "SizeModel",
+    "fit_calibration",
+    "fit_size_model",
+    "list_models",
+    "load_model",
+]

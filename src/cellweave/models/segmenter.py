@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from cellweave.core.errors import ModelError
 from cellweave.core.files import atomic_path, sha256
+from cellweave.core.labels import Labels
+from cellweave.models.calibration import Calibration
 from cellweave.models.size_model import SizeModel
 from cellweave.nets import NETS
 from cellweave.prep import Channels, Normalisation
 from cellweave.representations import REPRESENTATIONS, Representation
+from cellweave.representations.base import Maps
 
 FORMAT = 1
 SETTINGS, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
@@ -39,6 +43,8 @@ class Segmenter:
         How pixels are prepared.
     size_model
         Estimates the diameter where the user does not give one.
+    calibration
+        Makes probabilities of the scores of objects; without it, the scores are the confidence.
     name, card
         For people: what it was trained on, licences, figures.
     hash
@@ -51,6 +57,7 @@ class Segmenter:
     normalisation: Normalisation = field(default_factory=Normalisation)
     channels: Channels = field(default_factory=Channels)
     size_model: SizeModel | None = None
+    calibration: Calibration | None = None
     name: str = "unnamed"
     card: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
@@ -58,6 +65,11 @@ class Segmenter:
     def with_(self, **changes: Any) -> Segmenter:
         """A copy with some fields replaced."""
         return replace(self, **changes)
+
+    def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
+        """Maps to labels with ids 1..n, and the confidence (n,) of each: its score, calibrated where it can be."""
+        labels, scores = self.representation.decode_scored(maps)
+        return labels, scores if self.calibration is None else self.calibration.apply(scores)
 
     def save(self, folder: str | os.PathLike[str]) -> Segmenter:
         """Write `model.safetensors`, `model.json` and a card `README.md` into a new or replaced folder.
@@ -103,6 +115,7 @@ class Segmenter:
             "diameter": self.diameter,
             "normalisation": asdict(self.normalisation),
             "channels": str(self.channels),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
             "card": self.card,
         }
 
@@ -161,6 +174,7 @@ class Segmenter:
                 arrays["size.mean_style"],
                 float(arrays["size.mean_log_diameter"].item()),
             )
+        calibration = settings.get("calibration")  # models of version 0.1 have none
         return cls(
             net,
             representation_class(**representation),
@@ -168,6 +182,7 @@ class Segmenter:
             normalisation=Normalisation(**normalisation, clip=tuple(clip) if clip else None),
             channels=Channels.parse(settings["channels"]),
             size_model=size_model,
+            calibration=None if calibration is None else Calibration(**calibration),
             name=settings["name"],
             card=settings["card"],
             hash=settings["sha256"],

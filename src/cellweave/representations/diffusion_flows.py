@@ -105,8 +105,11 @@ class DiffusionFlows(Representation):
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
         """Follow the flows of pixels above the threshold and number the places where they meet.
 
-        Confidence is the mean probability of an object's pixels times ``exp(-flow error)``, the error counting as 0
-        where it is not checked. Pixels with a NaN or an infinite value in any map are background.
+        The score of an object is the mean probability of its pixels, times the mean length of their flows (where the
+        flows of its own shape have one), times ``exp(-flow error)``, the error counting as 0 where it is not checked.
+        A net in doubt between two directions predicts a short flow: on our validation images the length alone tells
+        objects that match the truth from others better than the probability or the flow error.
+        Pixels with a NaN or an infinite value in any map are background.
 
         Raises
         ------
@@ -138,12 +141,12 @@ class DiffusionFlows(Representation):
         _kernels.fill_holes(labels, _boxes(labels, len(scores)))
         large_enough = np.bincount(labels.ravel(), minlength=len(scores) + 1)[1:] >= self.min_size
         scores = scores[_renumber(labels, large_enough)]
-        confidence = scores[:, 1] * np.exp(-scores[:, 0])
-        return labels, np.clip(confidence, 0, 1).astype(np.float32)
+        score = np.exp(-scores[:, 0]) * scores[:, 1] * scores[:, 2]
+        return labels, np.clip(score, 0, 1).astype(np.float32)
 
     def _scores(self, labels: Labels, maps: Maps, n: int) -> NDArray[np.float64]:
-        """(n, 2): flow error, 0 where it is not checked, and mean probability of objects 1..n."""
-        scores, boxes = np.zeros((n, 2)), _boxes(labels, n)
+        """(n, 3): flow error, 0 where it is not checked, mean probability and mean flow length of objects 1..n."""
+        scores, boxes = np.zeros((n, 3)), _boxes(labels, n)
         _kernels.flow_errors(labels, boxes, maps, self.center == "box", scores)
         if not self.check_border:
             cut = (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == labels.shape).any(axis=1)
