@@ -85,6 +85,9 @@ def segment(
         float | None, typer.Option(help="Higher keeps more doubtful shapes; 0 keeps all.")
     ] = None,
     min_size: Annotated[int | None, typer.Option(help="Smallest cell, in pixels of area.")] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out cells with a lower confidence (0..1).")
+    ] = 0.0,
 ) -> None:
     """Segment images: labels, an overlay picture and a table for each, and a summary of the run."""
     from cellweave.cli.segment import Settings, run
@@ -102,6 +105,7 @@ def segment(
         plane=plane,
         axes=axes,
         augment=augment,
+        min_confidence=min_confidence,
         decoding={k: v for k, v in decoding.items() if v is not None},
     )
     failed = run(inputs, out, settings, device=device, overwrite=overwrite)

@@ -66,6 +66,7 @@ class Settings:
     plane: str | None = None
     axes: str | None = None
     augment: bool = False
+    min_confidence: float = 0.0
     decoding: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,11 +141,13 @@ def _one(
             channels=settings.channels,
             device=device,
             augment=settings.augment,
+            min_confidence=settings.min_confidence,
         )
         for kind, path in outputs.items():
             OUTPUTS[kind][1](path, result)
         row |= {
             "cells": result.count,
+            "dropped": result.dropped,
             "diameter": round(result.diameter, 2),
             "median_area": float(np.median(result.table["area"])) if result.count else "",
             "mean_confidence": round(float(result.confidence.mean()), 4) if result.count else "",
@@ -163,6 +166,7 @@ COLUMNS = (
     "name",
     "status",
     "cells",
+    "dropped",
     "diameter",
     "median_area",
     "mean_confidence",
@@ -235,6 +239,8 @@ def _say(console: Console, row: dict[str, Any]) -> None:
         console.print(f"{name}: already done", **PLAIN)
     else:
         cells = "1 cell" if row["cells"] == 1 else f"{row['cells']} cells"
+        if row["dropped"]:
+            cells += f" ({row['dropped']} more under the least confidence)"
         console.print(f"{name}: {cells}, diameter {row['diameter']:g} px, {row['seconds']:.1f} s", **PLAIN)
 
 

@@ -32,16 +32,19 @@ class Segmentation:
     labels
         (Y, X) int32, 0 = background, ids 1..n.
     confidence
-        (n,) float32 in 0..1, in the order of the ids.
+        (n,) float32 in 0..1, in the order of the ids: the probability that the object matches a true one at IoU 0.5,
+        where the model has a `Calibration`, and as far as the image is like those it was made on.
     maps
-        (M, Y, X) float32; ``model.representation.decode(maps)`` gives the labels again, or others with other
-        thresholds, without running the net.
+        (M, Y, X) float32; ``model.representation.decode(maps)`` gives the labels again (before `min_confidence`), or
+        others with other thresholds, without running the net.
     diameter
         Cell diameter in px that the image was resized by: given, or estimated.
     model
         The first of the models used.
     image
         What was segmented.
+    dropped
+        Number of objects that were removed because their confidence was under `min_confidence`.
     """
 
     labels: Labels
@@ -50,6 +53,7 @@ class Segmentation:
     diameter: float
     model: Segmenter = field(repr=False)
     image: Image = field(repr=False)
+    dropped: int = 0
 
     @property
     def count(self) -> int:
@@ -71,6 +75,7 @@ def segment(
     device: str = "auto",
     augment: bool = False,
     tile: int | None = None,
+    min_confidence: float = 0.0,
 ) -> Segmentation:
     """Find and outline the cells of a 2-D image.
 
@@ -79,14 +84,18 @@ def segment(
     diameter
         Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated by the size model; when
         the cells found are of another size, the image is segmented once more at that size.
+    min_confidence
+        Objects with a confidence under this, in 0..1, are removed, and the others numbered 1..n in the same order.
     image, model, channels, device, augment, tile
         As for `predict_maps`.
 
     Raises
     ------
     InputError
-        See `predict_maps`; also a diameter in um for an image without a pixel size.
+        See `predict_maps`; also a diameter in um for an image without a pixel size, or a `min_confidence` outside 0..1.
     """
+    if not 0 <= min_confidence <= 1:
+        raise InputError(f"min_confidence is {min_confidence}; it must be between 0 and 1")
     picture, models = as_plane(image), load_models(model)
     given = parse_diameter(diameter, picture)
     used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
@@ -95,7 +104,7 @@ def segment(
         maps = predict_maps(
             picture, models, diameter=size, channels=channels, device=device, augment=augment, tile=tile
         )
-        return maps, *models[0].representation.decode_scored(maps)
+        return maps, *models[0].decode_scored(maps)
 
     maps, labels, confidence = run(used)
     found = max(median_diameter(labels), models[0].diameter / SMALLEST)
@@ -103,7 +112,11 @@ def segment(
         del maps, labels  # only one set of maps at a time
         used = found
         maps, labels, confidence = run(used)
-    return Segmentation(labels, confidence, maps, float(used), models[0], picture)
+    keep = confidence >= min_confidence
+    dropped = len(keep) - int(keep.sum())
+    if dropped:
+        labels = np.concatenate([[0], np.cumsum(keep) * keep]).astype(np.int32)[labels]
+    return Segmentation(labels, confidence[keep], maps, float(used), models[0], picture, dropped)
 
 
 def parse_diameter(diameter: float | str | None, image: Image) -> float | None:
