@@ -78,7 +78,7 @@ class Fluorescence:
     """
 
     color: ClassVar[bool] = False
-    dark: ClassVar[bool] = True
+    dark_field: ClassVar[bool] = True
 
     channels: tuple[str, ...] = ("cytoplasm", "nuclei")
     places: tuple[str, ...] = ("cytoplasm",)

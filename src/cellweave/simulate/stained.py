@@ -79,7 +79,7 @@ class Stained:
     """
 
     color: ClassVar[bool] = True
-    dark: ClassVar[bool] = False
+    dark_field: ClassVar[bool] = False
 
     kind: str = "he"
     nuclear: Color = _STAINS["he"][0]

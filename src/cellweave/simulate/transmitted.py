@@ -152,7 +152,7 @@ class PhaseContrast(TransmittedLight):
     """
 
     color: ClassVar[bool] = False
-    dark: ClassVar[bool] = False
+    dark_field: ClassVar[bool] = False
 
     phase: float = 1.0
     ring: float = 0.6
@@ -218,7 +218,7 @@ class Dic(TransmittedLight):
     """
 
     color: ClassVar[bool] = False
-    dark: ClassVar[bool] = False
+    dark_field: ClassVar[bool] = False
 
     azimuth: float = pi / 4
     gain: float = 0.5
@@ -279,7 +279,7 @@ class Brightfield(TransmittedLight):
     """
 
     color: ClassVar[bool] = False
-    dark: ClassVar[bool] = False
+    dark_field: ClassVar[bool] = False
 
     phase: float = 1.0
     defocus: float = 0.1
