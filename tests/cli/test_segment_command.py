@@ -145,6 +145,33 @@ def test_the_run_is_on_record(segment: Run, images: Path, tmp_path: Path, model_
     assert record["started"] <= record["updated"]
 
 
+def test_a_least_confidence_is_that_of_the_python_function(
+    segment: Run, images: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    image = cellweave.read_image(images / "c.npy")
+    confidence = cellweave.segment(image, str(model_folder), device="cpu").confidence
+    least = round(float(np.median(confidence)), 3)
+    expected = cellweave.segment(image, str(model_folder), device="cpu", min_confidence=least)
+    assert 0 < expected.count < len(confidence) == 6
+    done = segment(images / "c.npy", "--min-confidence", least)
+    assert np.array_equal(read_labels(tmp_path / "out" / "c_labels.tif"), expected.labels)
+    np.testing.assert_allclose(read_table(tmp_path / "out" / "c_cells.csv")["confidence"], expected.confidence)
+    row = summary(tmp_path / "out")["c.npy"]
+    assert (row["cells"], row["dropped"]) == (str(expected.count), str(6 - expected.count))
+    assert f"({6 - expected.count} more under the least confidence)" in done.err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["min_confidence"] == least
+    again = segment(images / "c.npy", "--min-confidence", "0.001")
+    assert again.status == 1
+    assert "holds results of other settings (min_confidence" in again.err
+
+
+@pytest.mark.parametrize("least", ["-0.5", "1.01", "high"])
+def test_a_least_confidence_is_a_probability(segment: Run, images: Path, least: str) -> None:
+    done = segment(images, f"--min-confidence={least}")
+    assert done.status == 2
+    assert "--min-confidence" in done.err
+
+
 def test_a_bad_file_is_reported_and_the_others_go_on(segment: Run, images: Path, tmp_path: Path) -> None:
     (images / "a2.tif").write_bytes((images / "a.tif").read_bytes()[:-5000])
     (images / "b2.png").write_bytes(b"")

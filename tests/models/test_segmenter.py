@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from cellweave.core.errors import CellweaveError, ModelError, WriteError
-from cellweave.models import Segmenter, SizeModel
+from cellweave.models import Calibration, Segmenter, SizeModel
 from cellweave.models import segmenter as module
 from cellweave.nets import CellposeUNet, FastUNet
 from cellweave.predict import predict_maps, segment
@@ -46,6 +46,7 @@ def full_model() -> Segmenter:
         normalisation=Normalisation(lower=2.0, upper=98.5, clip=None),
         channels=Channels.parse("merged:DAPI,2"),
         size_model=SizeModel(rng.normal(size=22), rng.random(22), 3.25),
+        calibration=Calibration(2.1 / 3, -0.1 - 0.2),
         name="zelle – 细胞",
         card={"Training data": "drawn", "Recipe": {"epochs": "3"}, "Figures": [{"Images": "all", "n": 2}]},
     )
@@ -76,7 +77,7 @@ def test_every_setting_survives(tmp_path: Path) -> None:
     model = full_model()
     with_hash = model.save(tmp_path / "m")
     loaded = Segmenter.load(tmp_path / "m")
-    for name in ("representation", "diameter", "normalisation", "channels", "name", "card"):
+    for name in ("representation", "diameter", "normalisation", "channels", "calibration", "name", "card"):
         assert getattr(loaded, name) == getattr(model, name), name
     assert model.size_model is not None
     assert loaded.size_model is not None
@@ -192,6 +193,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
         lambda s, a: s["representation"].update(steps=0),
         lambda s, a: s["normalisation"].update(lower=200),
         lambda s, a: s.update(diameter="large"),
+        lambda s, a: s.update(calibration={"slope": -1.0, "intercept": 0.0}),
+        lambda s, a: s.update(calibration={"slope": 1.0, "intercept": 0.0, "surprise": 1}),
+        lambda s, a: s.update(calibration={"slope": "steep", "intercept": 0.0}),
+        lambda s, a: s.update(calibration=3),
         lambda s, a: s.update(channels=7),
         lambda s, a: s.update(channels="a,b,c"),
         lambda s, a: s.pop("card"),
@@ -207,6 +212,32 @@ def test_files_that_do_not_fit_together_are_refused(
     rewrite(saved, change)
     with pytest.raises(ModelError, match=str(saved)):
         Segmenter.load(saved)
+
+
+def test_models_of_before_there_were_calibrations(saved: Path, domes: Callable[..., Any]) -> None:
+    picture, _ = domes(1)
+    with_none = segment(picture, Segmenter.load(saved), device="cpu")
+    rewrite(saved, lambda s, a: s.pop("calibration"))
+    old = Segmenter.load(saved)
+    assert old.calibration is None
+    result = segment(picture, old, device="cpu")
+    assert result.confidence.tobytes() == with_none.confidence.tobytes()
+    assert np.array_equal(result.confidence, old.representation.decode_scored(result.maps)[1])
+
+
+def test_a_calibrated_model_gives_the_same_confidence_when_loaded(
+    tiny_model: Segmenter, tmp_path: Path, domes: Callable[..., Any]
+) -> None:
+    picture, _ = domes(1)
+    plain = segment(picture, tiny_model, device="cpu")
+    calibrated = tiny_model.with_(calibration=Calibration(2.24, 1.56))
+    calibrated.save(tmp_path / "m")
+    before, after = (segment(picture, model, device="cpu") for model in (calibrated, Segmenter.load(tmp_path / "m")))
+    assert np.array_equal(before.labels, plain.labels)
+    assert not np.array_equal(before.confidence, plain.confidence)
+    assert before.confidence.tobytes() == after.confidence.tobytes()
+    assert np.array_equal(before.confidence, Calibration(2.24, 1.56).apply(plain.confidence))
+    assert np.array_equal(before.table["confidence"], before.confidence)
 
 
 def test_no_folder(tmp_path: Path) -> None:

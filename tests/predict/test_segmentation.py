@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.image import Image
 from cellweave.metrics import match
-from cellweave.models import Segmenter, SizeModel
+from cellweave.models import Calibration, Segmenter, SizeModel
 from cellweave.predict import Segmentation, parse_diameter, predict_maps, segment
 
 
@@ -42,6 +42,46 @@ def test_the_result_holds_together(tiny_model: Segmenter, domes: Callable[..., A
     assert len(table["id"]) == result.count
     assert np.array_equal(table["confidence"], result.confidence)
     assert {"area", "diameter", "mean_DAPI", "area_um2"} <= table.keys()
+
+
+@settings(max_examples=20)
+@given(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0])), st.booleans())
+def test_a_least_confidence_is_filtering_afterwards(
+    tiny_model: Segmenter, domes: Callable[..., Any], least: float, exactly: bool
+) -> None:
+    model = tiny_model.with_(calibration=Calibration(3.0, -4.0))  # so that some of the domes are doubtful
+    picture, _ = domes(1)
+    everything = segment(picture, model, device="cpu")
+    if exactly:
+        least = float(everything.confidence[0])
+    result = segment(picture, model, device="cpu", min_confidence=least)
+    keep = np.flatnonzero(everything.confidence >= least) + 1
+    expected = np.zeros_like(everything.labels)
+    for new, old in enumerate(keep, start=1):
+        expected[everything.labels == old] = new
+    assert np.array_equal(result.labels, expected)
+    assert result.labels.dtype == np.int32
+    assert np.array_equal(result.confidence, everything.confidence[keep - 1])
+    assert (result.count, result.dropped) == (len(keep), everything.count - len(keep))
+    assert np.array_equal(result.table["id"], np.arange(1, len(keep) + 1))
+    assert np.array_equal(result.table["area"], everything.table["area"][keep - 1])
+    assert np.array_equal(result.maps, everything.maps)
+    assert result.diameter == everything.diameter
+
+
+def test_a_least_confidence_leaves_some_and_drops_some(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:
+    picture, _ = domes(1)
+    confidence = segment(picture, tiny_model, device="cpu").confidence
+    middle = float(np.median(confidence))
+    result = segment(picture, tiny_model, device="cpu", min_confidence=middle)
+    assert 0 < result.dropped < len(confidence)
+    assert result.confidence.min() >= np.float32(middle)
+
+
+@pytest.mark.parametrize("least", [-0.1, 1.5, float("nan")])
+def test_a_least_confidence_is_a_probability(tiny_model: Segmenter, least: float) -> None:
+    with pytest.raises(InputError, match=r"min_confidence is .* between 0 and 1"):
+        segment(np.zeros((8, 8)), tiny_model, device="cpu", min_confidence=least)
 
 
 def test_another_threshold_needs_no_second_run(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:
