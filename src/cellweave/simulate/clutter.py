@@ -174,7 +174,7 @@ def _shrivelled(radius: float, rng: np.random.Generator) -> Field:
     border = 1.0 + np.float32(rng.uniform(0.0, 0.25)) * np.sin(np.float32(lobes) * angle + np.float32(phase))
     dome = np.sqrt(np.maximum(1.0 - (distance / border) ** 2, 0.0)).astype(np.float32)
     grain = 1.0 + 0.3 * noise((dome.shape[0], dome.shape[1]), max(0.12 * radius, 0.5), rng)
-    return cast(Field, np.float32(rng.uniform(1.0, 2.2)) * dome * np.maximum(grain, 0.2))
+    return cast(Field, np.float32(rng.uniform(1.0, 4.0)) * dome * np.maximum(grain, 0.2))
 
 
 def _lines(shape: tuple[int, int], count: int, width: float, rng: np.random.Generator, *, straight: bool) -> Field:

@@ -61,6 +61,8 @@ class Fluorescence:
         How much brighter the cytoplasm is around the nucleus.
     shadow
         What the nucleus does to the cytoplasm channel: 1 a dark hole, 0 nothing, negative brighter.
+    edge
+        Width of the soft border of cells as a part of their diameter; touching cells of width 0 have no seam.
     flatness
         1 for cells of even thickness, 0 for domes.
     nucleoli
@@ -73,6 +75,10 @@ class Fluorescence:
         Part of the membrane that is not stained.
     dark
         Part of the cells that a reporter leaves dark.
+    bleed
+        Part of the light of the other channels that each channel shows too.
+    fibrous
+        Strength of tissue fibres in the background light.
     background, haze
         Even background light, and light of the cells themselves spread over half a cell, relative to the brightest.
     """
@@ -88,6 +94,7 @@ class Fluorescence:
     granules: float = 0.3
     perinuclear: float = 0.8
     shadow: float = 0.4
+    edge: float = 0.05
     flatness: float = 0.5
     nucleoli: float = 0.35
     mitotic: float = 0.02
@@ -95,6 +102,8 @@ class Fluorescence:
     rim: float = 0.04
     gaps: float = 0.1
     dark: float = 0.2
+    bleed: float = 0.0
+    fibrous: float = 0.0
     background: float = 0.05
     haze: float = 0.1
 
@@ -120,6 +129,7 @@ class Fluorescence:
             granules=0.0 if bacteria or chance(rng, 0.3) else float(rng.uniform(-0.6, 1.2)),
             perinuclear=0.0 if bacteria else float(rng.uniform(0.0, 2.5)),
             shadow=float(rng.uniform(-0.4, 0.95)),
+            edge=log_uniform(rng, 0.01, 0.15),
             flatness=float(rng.uniform(0.0, 1.0)),
             nucleoli=0.0 if bacteria else float(rng.uniform(-1.2, 0.0) if chance(rng, 0.3) else rng.uniform(0.0, 0.7)),
             mitotic=0.0 if bacteria else float(rng.uniform(0.0, 0.06)),
@@ -127,6 +137,8 @@ class Fluorescence:
             rim=log_uniform(rng, 0.015, 0.09),
             gaps=float(rng.uniform(0.0, 0.5)) if chance(rng, 0.6) else 0.0,
             dark=float(rng.uniform(0.0, 0.6)),
+            bleed=log_uniform(rng, 0.02, 0.5) if chance(rng, 0.3) else 0.0,
+            fibrous=float(rng.uniform(0.3, 3.0)) if chance(rng, 0.5 if tissue else 0.05) else 0.0,
             background=log_uniform(rng, 0.005, 0.25),
             haze=log_uniform(rng, 0.02, 0.6 if tissue else 0.35),
         )
@@ -148,6 +160,8 @@ class Fluorescence:
                 signal = paint(self, anatomy, rng)
                 names.append(channel)
             light[number] = _with_background(self, signal, anatomy, rng)
+        if self.bleed > 0 and len(light) > 1:
+            light += np.float32(self.bleed) * (light.sum(axis=0) - light) / np.float32(len(light) - 1)
         return light, tuple(names)
 
 
@@ -170,6 +184,8 @@ def _with_background(own: Fluorescence, signal: Field, anatomy: Anatomy, rng: np
     if own.haze > 0:
         signal += np.float32(own.haze) * blur(signal, 0.5 * anatomy.size)
     clouds = 1.0 + np.float32(0.25) * noise(anatomy.shape, 1.5 * anatomy.size, rng)
+    if own.fibrous > 0:
+        clouds += np.float32(own.fibrous) * fibres(anatomy.shape, max(0.08 * anatomy.size, 0.8), rng, waves=2.0)
     signal += np.float32(own.background) * np.maximum(clouds, 0.1)
     return np.clip(signal, 0.0, 4.0, out=signal)
 
@@ -205,7 +221,7 @@ def _nuclei(own: Fluorescence, anatomy: Anatomy, rng: np.random.Generator) -> Fi
 
 def _profile(own: Fluorescence, anatomy: Anatomy) -> Field:
     """Thickness of the stained cytoplasm: between the sample's height and an even layer with soft edges."""
-    even = np.minimum(anatomy.depth / np.float32(max(0.05 * anatomy.size, 1.0)), 1.0)
+    even = np.minimum(anatomy.depth / np.float32(max(own.edge * anatomy.size, 1.0)), 1.0)
     thick = np.clip(anatomy.height, 0.0, 2.0) * 0.9 + 0.1
     return cast(Field, even * (own.flatness + (1.0 - own.flatness) * thick))
 

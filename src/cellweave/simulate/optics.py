@@ -72,7 +72,7 @@ class Optics:
         if self.vignette > 0 or self.uneven > 0:
             light *= illumination(shape, self.vignette, self.uneven, rng)
         if self.glow > 0:
-            light += np.float32(self.glow) * np.abs(noise(shape, 0.4 * max(shape), rng))
+            light += np.float32(self.glow) * smoothstep(noise(shape, 0.4 * max(shape), rng), -2.0, 2.0)
         return cast(Field, np.maximum(light, 0.0, out=light))
 
     def _spread(self, channel: Field) -> Field:

@@ -25,12 +25,13 @@ from cellweave.simulate.texture import (
     fractal,
     log_uniform,
     noise,
+    per_cell,
     smoothstep,
     specks,
 )
 
 _HIGHEST = 3.0  # brightest light that is passed on, in units of a full camera well
-_SMOOTH = {"granules": 0.0, "nucleus": 0.0, "nucleoli": 0.0, "rim": 0.0}
+_SMOOTH = {"texture": 0.0, "granules": 0.0, "nucleus": 0.0, "nucleoli": 0.0, "rim": 0.0}
 _PAD = 24  # px of mirrored border around a field that is propagated
 
 
@@ -40,6 +41,8 @@ class TransmittedLight:
 
     Parameters
     ----------
+    variation
+        Log-normal sigma of the height of the cells.
     texture
         Contrast of the cloudy cytoplasm.
     grain
@@ -58,6 +61,7 @@ class TransmittedLight:
         Height of folds and fibres.
     """
 
+    variation: float = 0.1
     texture: float = 0.15
     grain: float = 0.06
     granules: float = 0.3
@@ -72,7 +76,9 @@ class TransmittedLight:
         """Optical path (Y, X) of the sample, about 1 in the middle of a cell, 0 outside."""
         anatomy = Anatomy(geometry)
         size, shape = anatomy.size, anatomy.shape
-        path = anatomy.height.astype(np.float32)
+        heights = per_cell(anatomy.n, self.variation, rng)
+        heights[0] = 1.0
+        path = anatomy.height * heights[anatomy.labels]
         if self.texture > 0 and size > 5:
             path *= 1.0 + np.float32(self.texture) * fractal(shape, max(self.grain * size, 0.7), rng, octaves=2)
         extra = np.zeros(shape, dtype=np.float32)
@@ -113,15 +119,16 @@ def _contents(rng: np.random.Generator, kind: str) -> dict[str, float]:
             "rim": float(rng.uniform(0.0, 0.5)),
         }
     return {
-        "texture": log_uniform(rng, 0.05, 0.45),
+        "variation": float(rng.uniform(0.0, 0.3)),
+        "texture": log_uniform(rng, 0.02, 0.25),
         "grain": log_uniform(rng, 0.02, 0.1),
-        "granules": float(rng.uniform(0.0, 0.9)),
+        "granules": float(rng.uniform(0.0, 0.8)),
         "granule_size": log_uniform(rng, 0.01, 0.03),
         "crowd": log_uniform(rng, 5.0, 120.0),
         "nucleus": float(rng.uniform(-0.15, 0.35)),
         "nucleoli": float(rng.uniform(0.0, 0.6)),
         "rim": float(rng.uniform(0.0, 0.35)),
-        "ruffles": float(rng.uniform(0.05, 0.4)) if chance(rng, 0.4) else 0.0,
+        "ruffles": float(rng.uniform(0.03, 0.25)) if chance(rng, 0.35) else 0.0,
     }
 
 
@@ -168,12 +175,12 @@ class PhaseContrast(TransmittedLight):
         small = kind in ("bacteria", "yeast")
         return cls(
             **_contents(rng, kind),
-            phase=log_uniform(rng, 0.5, 1.8) if small else log_uniform(rng, 0.4, 2.2),
+            phase=log_uniform(rng, 0.5, 1.8) if small else log_uniform(rng, 0.6, 3.0),
             ring=log_uniform(rng, 0.4, 1.2),
             halo=log_uniform(rng, 0.15, 0.8) if small else log_uniform(rng, 0.04, 0.25),
             negative=chance(rng, 0.06),
             defocus=float(rng.normal(0.0, 0.05)) if chance(rng, 0.5) else 0.0,
-            mottle=log_uniform(rng, 0.005, 0.08),
+            mottle=log_uniform(rng, 0.003, 0.03),
             level=float(rng.uniform(0.2, 0.6)),
         )
 
@@ -230,13 +237,16 @@ class Dic(TransmittedLight):
     @classmethod
     def random(cls, rng: np.random.Generator, *, kind: str = "") -> Dic:
         """A plausible microscope; `kind` "bacteria" and "yeast" for smooth cells, "" for cultured cells."""
+        contents = _contents(rng, kind)
+        for name in ("texture", "ruffles", "granules"):  # slopes show fine relief more than phase does
+            contents[name] *= 0.3
         return cls(
-            **_contents(rng, kind),
+            **contents,
             azimuth=float(rng.uniform(0.0, 2.0 * pi)),
             gain=log_uniform(rng, 0.25, 1.2),
             shear=float(rng.uniform(0.5, 2.0)),
             shading=float(rng.uniform(0.0, 0.35)),
-            mottle=log_uniform(rng, 0.001, 0.03),
+            mottle=log_uniform(rng, 0.0005, 0.01),
             level=float(rng.uniform(0.3, 0.6)),
         )
 
@@ -298,8 +308,8 @@ class Brightfield(TransmittedLight):
             defocus=sign * log_uniform(rng, 0.05, 0.35),
             coherence=log_uniform(rng, 0.12, 0.5),
             absorption=log_uniform(rng, 0.02, 0.5),
-            mottle=log_uniform(rng, 0.002, 0.05),
-            level=float(rng.uniform(0.35, 0.8)),
+            mottle=log_uniform(rng, 0.002, 0.03),
+            level=float(rng.uniform(0.35, 0.7)),
         )
 
     def render(self, geometry: Geometry, rng: np.random.Generator) -> tuple[Field, tuple[str, ...]]:
