@@ -6,6 +6,7 @@ void bind_tracking(nanobind::module_& m);
 void bind_objects(nanobind::module_& m);
 void bind_overlap(nanobind::module_& m);
 void bind_measure(nanobind::module_& m);
+void bind_star_convex(nanobind::module_& m);
 
 NB_MODULE(_kernels, m) {
   m.doc() = "Hot loops of cellweave, compiled.";
@@ -14,4 +15,5 @@ NB_MODULE(_kernels, m) {
   bind_objects(m);
   bind_overlap(m);
   bind_measure(m);
+  bind_star_convex(m);
 }

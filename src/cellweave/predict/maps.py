@@ -96,6 +96,7 @@ def predict_maps(
         for rows, values in _bands(
             Planes(picture, one, channels) if one is not models[0] else planes, runner, zoom, tile
         ):
+            values = one.representation.rescale(values, 1 / zoom)
             maps[:, rows] += values / len(models) if len(models) > 1 else values
     return maps
 

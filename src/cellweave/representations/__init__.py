@@ -2,8 +2,9 @@
 
 from cellweave.representations.base import Representation
 from cellweave.representations.diffusion_flows import DiffusionFlows
+from cellweave.representations.star_convex import StarConvex, border_probability, star_distances
 
-__all__ = ["REPRESENTATIONS", "DiffusionFlows", "Representation"]
+__all__ = ["REPRESENTATIONS", "DiffusionFlows", "Representation", "StarConvex", "border_probability", "star_distances"]
 
-REPRESENTATIONS: dict[str, type[Representation]] = {"DiffusionFlows": DiffusionFlows}
+REPRESENTATIONS: dict[str, type[Representation]] = {"DiffusionFlows": DiffusionFlows, "StarConvex": StarConvex}
 """By the name that a saved model gives."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,8 +20,10 @@ class Representation(ABC):
     person can read; `encode` makes the same maps from labels, and `decode` turns maps into labels.
     """
 
-    map_names: ClassVar[tuple[str, ...]]
-    """One name a map, in the order of the first axis."""
+    @property
+    @abstractmethod
+    def map_names(self) -> tuple[str, ...]:
+        """One name a map, in the order of the first axis."""
 
     @abstractmethod
     def encode(self, labels: Labels) -> Maps:
@@ -43,6 +44,10 @@ class Representation(ABC):
         Row i of the result's direction is ``matrix @ direction``: what vectors need when an image is flipped, turned
         or sheared, and scalars do not.
         """
+
+    def rescale(self, maps: Maps, zoom: float) -> Maps:
+        """Mend map *values* after the picture (M, Y, X) was enlarged by `zoom`: lengths in px grow, the rest stays."""
+        return maps
 
     @abstractmethod
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
