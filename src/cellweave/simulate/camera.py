@@ -90,7 +90,7 @@ class Camera:
             sampling=float(rng.uniform(0.45, 0.95)) if chance(rng, 0.3) else 1.0,
             sharpen=float(rng.uniform(0.2, 1.5)) if chance(rng, 0.4 if color else 0.1) else 0.0,
             bits=bits,
-            jpeg=int(rng.integers(35, 96)) if compressed else 0,
+            jpeg=int(rng.integers(50, 96)) if compressed else 0,
         )
 
     def expose(self, light: Field, rng: np.random.Generator) -> Pixels:

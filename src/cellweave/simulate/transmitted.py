@@ -31,7 +31,7 @@ from cellweave.simulate.texture import (
 )
 
 _HIGHEST = 3.0  # brightest light that is passed on, in units of a full camera well
-_SMOOTH = {"texture": 0.0, "granules": 0.0, "nucleus": 0.0, "nucleoli": 0.0, "rim": 0.0}
+_SMOOTH = {"texture": 0.0, "ruffles": 0.0, "granules": 0.0, "nucleus": 0.0, "nucleoli": 0.0, "rim": 0.0}
 _PAD = 24  # px of mirrored border around a field that is propagated
 
 
@@ -92,7 +92,7 @@ class TransmittedLight:
         if anatomy.has_nuclei and size > 10:
             extra += np.float32(self.nucleus) * blur(anatomy.nucleus, 0.02 * size + 0.3)
             if self.nucleoli > 0:
-                spots = smoothstep(noise(shape, 0.06 * anatomy.nuclear_size, rng), 1.2, 1.9)
+                spots = smoothstep(noise(shape, 0.08 * anatomy.nuclear_size, rng), 1.0, 2.2)
                 extra += np.float32(self.nucleoli) * spots * anatomy.nucleus
         return cast(Field, path + extra * anatomy.body)
 
