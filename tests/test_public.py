@@ -65,7 +65,7 @@ def test_names_of_the_submodules() -> None:
     ("function", "parameters"),
     [
         ("read_image", ["path", "axes"]),
-        ("segment", ["image", "model", "diameter", "channels", "device", "augment", "tile"]),
+        ("segment", ["image", "model", "diameter", "channels", "device", "augment", "tile", "min_confidence"]),
         ("predict_maps", ["image", "model", "diameter", "channels", "device", "augment", "tile"]),
         ("load_model", ["model"]),
         ("train", ["data", "config", "validation", "resume", "card"]),
