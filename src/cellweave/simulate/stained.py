@@ -197,8 +197,7 @@ def _tissue(own: Stained, anatomy: Anatomy, rng: np.random.Generator) -> tuple[F
     """ "he", "ihc" and "smear": nuclei in cells in stroma."""
     nuclear = _nuclear(own, anatomy, rng) if anatomy.has_nuclei else anatomy.body * 0.0
     counter = _stroma(own, anatomy, rng)
-    nucleus_only = anatomy.has_nuclei and not bool((anatomy.inside & (anatomy.nuclei == 0)).any())
-    if not nucleus_only:
+    if not (anatomy.has_nuclei and anatomy.nuclei_are_cells):
         strength = np.float32(rng.uniform(0.4, 1.3) if own.tissue > 0 else rng.uniform(0.1, 0.8))
         counter = np.where(anatomy.inside, strength * _cell_bodies(own, anatomy, rng), counter)
         if anatomy.has_nuclei:

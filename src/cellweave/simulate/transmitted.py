@@ -192,7 +192,7 @@ class PhaseContrast(TransmittedLight):
         real, imaginary = np.cos(phase), np.sin(phase)
         if self.defocus:
             length = self.defocus * size
-            wave = propagate((real + 1j * imaginary).astype(np.complex64), length * abs(length))
+            wave = propagate(_wave(np.float32(1.0), phase), length * abs(length))
             real, imaginary = wave.real, wave.imag
         near, far = max(self.halo * size, 1.0), 3.0 * max(self.halo * size, 1.0)
         low_real = 0.65 * blur(real, near) + 0.35 * blur(real, far)
@@ -320,13 +320,21 @@ class Brightfield(TransmittedLight):
         phase += np.float32(self.mottle) * noise(geometry.shape, log_uniform(rng, 0.8, 3.0), rng)
         amplitude = np.exp(np.float32(-0.5 * self.absorption) * path)
         length = max(abs(self.defocus) * size, 0.8) * float(np.sign(self.defocus))
-        wave = propagate((amplitude * np.exp(1j * phase)).astype(np.complex64), length * abs(length))
+        wave = propagate(_wave(amplitude, phase), length * abs(length))
         light = blur(wave.real**2 + wave.imag**2, self.coherence * abs(length))
         return _one(np.float32(self.level) * light), ("brightfield",)
 
 
 def _one(light: Field) -> Field:
     return np.clip(light, 0.0, _HIGHEST).astype(np.float32)[None]
+
+
+def _wave(amplitude: Field | np.float32, phase: Field) -> NDArray[np.complex64]:
+    """``amplitude * exp(i * phase)``, a few times faster than the complex exponential."""
+    wave = np.empty(phase.shape, dtype=np.complex64)
+    np.multiply(amplitude, np.cos(phase), out=wave.real)
+    np.multiply(amplitude, np.sin(phase), out=wave.imag)
+    return wave
 
 
 def slope_along(field: Field, azimuth: float) -> Field:
@@ -357,7 +365,7 @@ def propagate(wave: NDArray[np.complex64], distance: float) -> NDArray[np.comple
     wide = [fft.next_fast_len(size + 2 * _PAD) for size in shape]
     borders = [(_PAD, total - size - _PAD) for size, total in zip(shape, wide, strict=True)]
     squared = _squared_frequency((wide[0], wide[1]))
-    transfer = np.exp((-1j * pi * distance - 4.0) * squared).astype(np.complex64)
+    transfer = _wave(np.exp(-4.0 * squared), np.float32(-pi * distance) * squared)
     spectrum = fft.fft2(np.pad(wave, borders, mode="symmetric"))
     out = fft.ifft2(spectrum * transfer)
     return cast(NDArray[np.complex64], out[_PAD : _PAD + shape[0], _PAD : _PAD + shape[1]])
