@@ -30,6 +30,7 @@ from cellweave.prep import Channels
 from cellweave.representations import REPRESENTATIONS
 from cellweave.train import ranks
 from cellweave.train.bare import START
+from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
 from cellweave.train.loop import LOG, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
@@ -57,7 +58,9 @@ def train(
     resume: bool = False,
     card: dict[str, Any] | None = None,
 ) -> Segmenter:
-    """Train a model on labelled images, then its size model, and measure it on the validation images.
+    """Train a net on labelled images, then its size model, calibrate its confidence, and measure it.
+
+    The validation images serve for all that is chosen: the best epoch, the calibration, the figures of the card.
 
     Parameters
     ----------
@@ -101,9 +104,13 @@ def train(
         return segmenter
     size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
     segmenter = segmenter.with_(size_model=size_model)
+    calibration, reliability = train_calibration(segmenter, held_out, device=config.device)
+    segmenter = segmenter.with_(calibration=calibration)
     facts = _facts(config, training, held_out) | (card or {})
     if held_out:
         facts["Figures on the validation images"] = _figures(segmenter, held_out, config.device)
+    if reliability:
+        facts["Confidence on the validation images"] = reliability
     return segmenter.with_(card=facts).save(config.out / MODEL)
 
 
