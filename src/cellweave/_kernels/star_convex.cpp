@@ -33,8 +33,9 @@ struct Steps {
   std::vector<float> distance;
 };
 
-int64_t nearest(float value) {  // half away from zero, so that mirrored rays stand on mirrored pixels
-  const int64_t whole = static_cast<int64_t>(std::abs(value) + 0.5f);
+// Half away from zero, and what is half but for rounding, so that mirrored rays stand on mirrored pixels.
+int64_t nearest(double value) {
+  const int64_t whole = static_cast<int64_t>(std::abs(value) + 0.5001);
   return value < 0 ? -whole : whole;
 }
 

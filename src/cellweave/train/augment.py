@@ -7,8 +7,10 @@ drawn per crop from (seed, number of the batch, crop), so that a batch depends o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,30 +56,61 @@ def take_views(
     """Crops of samples that lie in `values` (P, 3 + M): colours (B, 3, crop, crop), maps (B, M, crop, crop), float32.
 
     Colours are interpolated linearly; of maps the nearest pixel counts. Outside of a sample is zero: background.
+
+    On the processor the compiled kernel does it, where it is installed; elsewhere PyTorch does, with the same result
+    up to the rounding of float32.
     """
-    device = values.device
+    begin, sizes = np.asarray(starts, np.int64), np.asarray(shapes, np.int64)
+    centers = np.array([view.center for view in views], np.float32)
+    back = np.stack([np.linalg.inv(view.matrix) for view in views]).astype(np.float32)
+    kernel = _kernel() if values.device.type == "cpu" else None
+    if kernel is None:
+        return _gathered(values, begin, sizes, centers, back, crop)
+    colours = torch.empty((len(views), COLOURS, crop, crop))
+    maps = torch.empty((len(views), values.shape[1] - COLOURS, crop, crop))
+    kernel(values.numpy().view(np.uint16), begin, sizes, centers, back, colours.numpy(), maps.numpy())
+    return colours, maps
 
-    def column(numbers: Sequence[float] | NDArray[np.float64]) -> torch.Tensor:
-        return torch.tensor(np.asarray(numbers), dtype=torch.float32, device=device).view(-1, 1, 1)
 
-    back = np.stack([np.linalg.inv(view.matrix) for view in views])
-    steps = torch.arange(crop, dtype=torch.float32, device=device) - (crop - 1) / 2
+@cache
+def _kernel() -> Callable[..., None] | None:
+    """`_kernels.take_views`, or None where the extension module is not installed."""
+    try:
+        from cellweave._kernels import take_views
+    except ImportError:
+        return None
+    return take_views
+
+
+def _gathered(
+    values: torch.Tensor,
+    starts: NDArray[np.int64],
+    shapes: NDArray[np.int64],
+    centers: NDArray[np.float32],
+    back: NDArray[np.float32],
+    crop: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`take_views` by PyTorch on any device; `back` are the matrices from the crop to the sample."""
+
+    def column(numbers: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(values.device).view(-1, 1, 1)
+
+    steps = torch.arange(crop, dtype=torch.float32, device=values.device) - (crop - 1) / 2
     down, across = steps.view(1, -1, 1), steps.view(1, 1, -1)
-    y = column([v.center[0] for v in views]) + column(back[:, 0, 0]) * down + column(back[:, 0, 1]) * across
-    x = column([v.center[1] for v in views]) + column(back[:, 1, 0]) * down + column(back[:, 1, 1]) * across
-    first = torch.tensor(list(starts), dtype=torch.int64, device=device).view(-1, 1, 1)
-    height, width = (torch.tensor([s[k] for s in shapes], device=device).view(-1, 1, 1) for k in (0, 1))
+    y = column(centers[:, 0]) + column(back[:, 0, 0]) * down + column(back[:, 0, 1]) * across
+    x = column(centers[:, 1]) + column(back[:, 1, 0]) * down + column(back[:, 1, 1]) * across
+    first, height, width = column(starts), column(shapes[:, 0]), column(shapes[:, 1])
 
     def pick(row: torch.Tensor, col: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
         inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
         where = torch.where(inside, first + row * width + col, first)
-        return values.index_select(0, where.view(-1)).float().view(*where.shape, -1)[..., columns], inside
+        return values.index_select(0, where.view(-1))[:, columns].float().view(*where.shape, -1), inside
 
     taken, inside = pick(y.floor().long(), x.floor().long(), slice(COLOURS, None))
     maps = taken * inside[..., None]
     low_y, low_x = (y - 0.5).floor(), (x - 0.5).floor()
     part_y, part_x = y - 0.5 - low_y, x - 0.5 - low_x
-    colours = torch.zeros((*y.shape, COLOURS), device=device)
+    colours = torch.zeros((*y.shape, COLOURS), device=values.device)
     for dy in (0, 1):
         for dx in (0, 1):
             taken, inside = pick(low_y.long() + dy, low_x.long() + dx, slice(0, COLOURS))
@@ -132,25 +165,42 @@ def change_contrast(planes: torch.Tensor, changes: Sequence[Contrast], generator
     def column(numbers: Sequence[float]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
 
+    def some(chosen: Sequence[float | bool]) -> tuple[list[int], list[Contrast]]:
+        crops = [k for k, value in enumerate(chosen) if value]
+        return crops, [changes[k] for k in crops]
+
     planes = planes.clone()
-    planes[[c.drop_second and bool(p.any()) for c, p in zip(changes, planes[:, 0], strict=True)], 1] = 0
-    used = planes.flatten(2).any(dim=2)[..., None, None]
-    inside = planes.clamp(0, 1)
-    planes = inside ** column([c.gamma for c in changes]) + (planes - inside)
-    planes = torch.where(used & (column([c.invert for c in changes]) > 0), 1 - planes, planes)
-    ramp_y, ramp_x = (torch.linspace(-1, 1, n, device=device) for n in planes.shape[2:])
-    slope = column([c.shading[0] for c in changes]) * ramp_y.view(1, 1, -1, 1)
-    slope = slope + column([c.shading[1] for c in changes]) * ramp_x.view(1, 1, 1, -1)
-    planes = planes * (column([c.gain for c in changes]) * slope.exp())
-    planes = torch.where(used, planes + column([c.offset for c in changes]), planes)
-    blurred = [k for k, c in enumerate(changes) if c.blur]
-    if blurred:
-        planes[blurred] = _blurred(planes[blurred], [changes[k].blur for k in blurred])
-    noisy = [k for k, c in enumerate(changes) if c.noise]
-    if noisy:
-        noise = torch.randn(planes[noisy].shape, generator=generator, device=device)
-        planes[noisy] += noise * column([changes[k].noise for k in noisy]) * used[noisy]
+    for k, _ in zip(*some([c.drop_second for c in changes]), strict=True):
+        planes[k, 1] *= ~planes[k, 0].any()
+    used = planes.flatten(2).any(dim=2).float()[..., None, None]
+    crops, them = some([c.gamma != 1 for c in changes])
+    if crops:
+        planes[crops] = _to_power(planes[crops], column([c.gamma for c in them]))
+    crops, them = some([c.invert for c in changes])
+    if crops:
+        planes[crops] = used[crops] - planes[crops]
+    planes *= column([c.gain for c in changes])
+    crops, them = some([any(c.shading) for c in changes])
+    if crops:
+        ramp_y, ramp_x = (torch.linspace(-1, 1, n, device=device) for n in planes.shape[2:])
+        slope = column([c.shading[0] for c in them]) * ramp_y.view(1, 1, -1, 1)
+        slope = slope + column([c.shading[1] for c in them]) * ramp_x.view(1, 1, 1, -1)
+        planes[crops] *= slope.exp()
+    planes += used * column([c.offset for c in changes])
+    crops, them = some([c.blur for c in changes])
+    if crops:
+        planes[crops] = _blurred(planes[crops], [c.blur for c in them])
+    crops, them = some([c.noise for c in changes])
+    if crops:
+        noise = torch.randn((len(crops), *planes.shape[1:]), generator=generator, device=device)
+        planes[crops] += noise * (used[crops] * column([c.noise for c in them]))
     return planes
+
+
+def _to_power(values: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
+    """``values ** exponents`` within 0..1; what is below or above is kept."""
+    inside = values.clamp(0, 1)
+    return inside**exponents + (values - inside)
 
 
 def _blurred(planes: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
@@ -194,14 +244,12 @@ def batch(
     colours, maps = take_views(values, [int(starts[k]) for k in chosen], [f.shape for f in facts], views, crop)
 
     weights = [np.asarray(fact.weights, np.float32) for fact in facts]
-    if contrast and any(fact.stained for fact in facts):
-        gamma = np.ones((len(facts), COLOURS))
-        for k, fact in enumerate(facts):
-            if fact.stained:
-                weights[k], gamma[k] = random_stain(weights[k], rngs[k])
-        inside = colours.clamp(0, 1)
-        exponents = torch.tensor(gamma, dtype=torch.float32, device=values.device)[..., None, None]
-        colours = inside**exponents + (colours - inside)
+    stained = [k for k, fact in enumerate(facts) if fact.stained and contrast]
+    if stained:
+        gamma = np.ones((len(stained), COLOURS, 1, 1), np.float32)
+        for row, k in zip(gamma, stained, strict=True):
+            weights[k], row[:, 0, 0] = random_stain(weights[k], rngs[k])
+        colours[stained] = _to_power(colours[stained], torch.from_numpy(gamma).to(values.device))
     planes = torch.einsum("bpc,bcyx->bpyx", torch.from_numpy(np.stack(weights)).to(values.device), colours)
     if contrast:
         generator = torch.Generator(values.device).manual_seed(_digest(seed))
