@@ -70,6 +70,48 @@ def test_chosen_ridge_does_not_follow_noise() -> None:
     assert np.log(others).std() < 0.15
 
 
+def test_views_of_one_image_are_held_out_together() -> None:
+    """The ridge is the one whose fits on four fifths of the images err least on the rest."""
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(20), 8)
+    sizes = np.exp(3 + 0.4 * rng.normal(size=20))[groups]
+    styles = np.column_stack([np.eye(20)[groups], np.log(sizes) / 9]) + 0.01 * rng.normal(size=(160, 21))
+    candidates = [10 ** (k / 2) for k in range(-12, 3)]
+    errors = []
+    for ridge in candidates:
+        wrong = []
+        for k in range(5):
+            rest = groups % 5 == k
+            model = fit_size_model(styles[~rest], sizes[~rest], ridge=ridge)
+            wrong += [abs(np.log(model.predict(s) / d)) for s, d in zip(styles[rest], sizes[rest], strict=True)]
+        errors.append(np.mean(wrong))
+    expected = fit_size_model(styles, sizes, ridge=candidates[int(np.argmin(errors))])
+    np.testing.assert_allclose(fit_size_model(styles, sizes, groups=groups).coefficients, expected.coefficients)
+    assert not np.allclose(fit_size_model(styles, sizes).coefficients, expected.coefficients)
+
+
+def test_groups_are_names_only() -> None:
+    styles, diameters = data(7, n=60)
+    groups = np.arange(60) // 4
+    named = 1000 + 3 * groups
+    first, second = (fit_size_model(styles, diameters, groups=g) for g in (groups, named))
+    assert np.array_equal(first.coefficients, second.coefficients)
+    alone, each = fit_size_model(styles, diameters), fit_size_model(styles, diameters, groups=np.arange(60))
+    assert np.array_equal(alone.coefficients, each.coefficients)
+
+
+def test_few_groups_take_the_usual_ridge() -> None:
+    styles, diameters = data(8)
+    found = fit_size_model(styles, diameters, groups=np.arange(40) % 4)
+    assert np.array_equal(found.coefficients, fit_size_model(styles, diameters, ridge=1e-2).coefficients)
+
+
+def test_groups_must_fit() -> None:
+    styles, diameters = data(9)
+    with pytest.raises(InputError, match="a group for each diameter"):
+        fit_size_model(styles, diameters, groups=np.arange(3))
+
+
 def test_scaling_all_diameters_scales_the_prediction() -> None:
     styles, diameters = data(4)
     once, twice = fit_size_model(styles, diameters), fit_size_model(styles, 2 * diameters)

@@ -37,8 +37,15 @@ class SizeModel:
         return float(np.exp(self.mean_log_diameter + centred @ self.coefficients))
 
 
+FOLDS = 5
+
+
 def fit_size_model(
-    styles: NDArray[np.floating], diameters: NDArray[np.floating], *, ridge: float | None = None
+    styles: NDArray[np.floating],
+    diameters: NDArray[np.floating],
+    *,
+    groups: NDArray[np.integer] | None = None,
+    ridge: float | None = None,
 ) -> SizeModel:
     """Solve ``(X X^T + r I) A = X Y`` with X, Y the centred styles and log diameters.
 
@@ -48,9 +55,11 @@ def fit_size_model(
         (N, S) unit style vectors.
     diameters
         (N,) in px, positive.
+    groups
+        (N,) integers, the same for views of one image; None: all are of different images.
     ridge
-        r, in units of the mean eigenvalue of X X^T. Without it, the value between 1e-6 and 10 with the least error on
-        every fifth sample, fitted on the others.
+        r, in units of the mean eigenvalue of X X^T. Without it, the value between 1e-6 and 10 with the least mean
+        error in five-fold cross-validation that never splits a group; 0.01 where there are fewer than five groups.
 
     Raises
     ------
@@ -63,24 +72,29 @@ def fit_size_model(
         raise InputError(
             f"styles {x.shape} and diameters {sizes.shape}: need two or more pairs of finite numbers, diameters above 0"
         )
+    if groups is not None and np.shape(groups) != sizes.shape:
+        raise InputError(f"groups {np.shape(groups)} and diameters {sizes.shape}: need a group for each diameter")
+    group = np.arange(len(x)) if groups is None else np.unique(groups, return_inverse=True)[1]
     y = np.log(sizes)
-    mean_style, mean = x.mean(axis=0), float(y.mean())
-
-    def solve(keep: NDArray[np.bool_], r: float) -> NDArray[np.float64]:
-        centred = x[keep] - mean_style
-        gram = centred.T @ centred
-        gram[np.diag_indices_from(gram)] += r * max(np.trace(gram) / len(gram), 1e-12)
-        return np.asarray(np.linalg.solve(gram, centred.T @ (y[keep] - mean)))
-
-    everything = np.ones(len(x), bool)
     if ridge is None:
-        held_out = np.arange(len(x)) % 5 == 4
-        if held_out.sum() < 2:
-            ridge = 1e-2
-        else:
-            candidates = 10.0 ** np.arange(-6, 1.5, 0.5)
-            errors = [
-                np.abs((x[held_out] - mean_style) @ solve(~held_out, r) + mean - y[held_out]).mean() for r in candidates
-            ]
-            ridge = float(candidates[int(np.argmin(errors))])
-    return SizeModel(solve(everything, ridge), mean_style, mean)
+        ridge = 1e-2 if group.max() + 1 < FOLDS else _best_ridge(x, y, group % FOLDS)
+    return SizeModel(_solve(x, y, ridge), x.mean(axis=0), float(y.mean()))
+
+
+def _solve(x: NDArray[np.float64], y: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    centred = x - x.mean(axis=0)
+    gram = centred.T @ centred
+    gram[np.diag_indices_from(gram)] += ridge * max(np.trace(gram) / len(gram), 1e-12)
+    return np.asarray(np.linalg.solve(gram, centred.T @ (y - y.mean())))
+
+
+def _best_ridge(x: NDArray[np.float64], y: NDArray[np.float64], fold: NDArray[np.integer]) -> float:
+    """The ridge with the least mean absolute error of samples that were left out of the fit, a fold at a time."""
+    candidates = 10.0 ** np.arange(-6, 1.5, 0.5)
+    errors = np.zeros(len(candidates))
+    for k in range(FOLDS):
+        fit, rest = fold != k, fold == k
+        for i, ridge in enumerate(candidates):
+            predicted = (x[rest] - x[fit].mean(axis=0)) @ _solve(x[fit], y[fit], float(ridge)) + y[fit].mean()
+            errors[i] += np.abs(predicted - y[rest]).sum()
+    return float(candidates[int(np.argmin(errors))])

@@ -132,15 +132,27 @@ class CellposeUNet(nn.Module):
         InputError
             For another number of channels, or sides that are no multiples of `stride`.
         """
+        skips = self._encode(x)
+        x, style = skips[-1], self._style(skips)
+        for scale, skip in zip(reversed(self.up), reversed(skips), strict=True):
+            x = scale(x if skip is skips[-1] else F.interpolate(x, scale_factor=2.0), skip, style)
+        return NetOutput(self.head(x).float(), style)
+
+    def style(self, x: Tensor) -> Tensor:
+        """The style of `forward`, (B, widths[-1]) float32, at about half its time."""
+        return self._style(self._encode(x))
+
+    def _style(self, skips: list[Tensor]) -> Tensor:
+        return F.normalize(skips[-1].float().mean(dim=(2, 3)), dim=1)
+
+    def _encode(self, x: Tensor) -> list[Tensor]:
+        """Features of every scale on the way down, finest first."""
         self._check(x)
         skips: list[Tensor] = []
         for scale in self.down:
             x = scale(F.max_pool2d(x, 2) if skips else x)
             skips.append(x)
-        style = F.normalize(x.float().mean(dim=(2, 3)), dim=1)
-        for scale, skip in zip(reversed(self.up), reversed(skips), strict=True):
-            x = scale(x if skip is skips[-1] else F.interpolate(x, scale_factor=2.0), skip, style)
-        return NetOutput(self.head(x).float(), style)
+        return skips
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels:

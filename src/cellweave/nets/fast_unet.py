@@ -69,6 +69,21 @@ class FastUNet(nn.Module):
 
     def forward(self, x: Tensor) -> NetOutput:
         """(B, C, Y, X) float32, sides multiples of 16, to `NetOutput` of (B, M, Y, X) and (B, sum(widths))."""
+        skips = self._encode(x)
+        x = skips[-1]
+        for skip, narrow, stage in reversed(list(zip(skips[:-1], self.narrow, self.decoder, strict=True))):
+            x = stage(F.interpolate(narrow(x), scale_factor=2.0, mode="nearest") + skip)
+        return NetOutput(F.pixel_shuffle(self.head(x), 2), self._style(skips))
+
+    def style(self, x: Tensor) -> Tensor:
+        """The style of `forward`, (B, sum(widths)), at about half its time."""
+        return self._style(self._encode(x))
+
+    def _style(self, skips: list[Tensor]) -> Tensor:
+        return F.normalize(torch.cat([s.float().mean(dim=(2, 3)) for s in skips], dim=1), dim=1)
+
+    def _encode(self, x: Tensor) -> list[Tensor]:
+        """Features of the four scales, finest first."""
         sides = x.shape[2:]
         if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in sides or any(n % self.stride for n in sides):
             raise InputError(
@@ -80,7 +95,4 @@ class FastUNet(nn.Module):
         for k, stage in enumerate(self.encoder):
             x = stage(F.max_pool2d(x, 2) if k else x)
             skips.append(x)
-        style = torch.cat([s.float().mean(dim=(2, 3)) for s in skips], dim=1)
-        for skip, narrow, stage in reversed(list(zip(skips[:-1], self.narrow, self.decoder, strict=True))):
-            x = stage(F.interpolate(narrow(x), scale_factor=2.0, mode="nearest") + skip)
-        return NetOutput(F.pixel_shuffle(self.head(x), 2), F.normalize(style, dim=1))
+        return skips

@@ -16,6 +16,7 @@ from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.image import Image
 from cellweave.core.progress import report
 from cellweave.models import Segmenter, load_model
+from cellweave.predict.size import find_diameter
 from cellweave.predict.tiling import Tiles, plan
 from cellweave.prep import Channels, Resampling
 from cellweave.prep.channels import apply_weights
@@ -28,9 +29,6 @@ LOCAL_TILE, GLOBAL_TILE = 2048, 224
 (224: what Cellpose trains and runs on)."""
 RAMP = 32
 LARGEST_ZOOM = 32.0
-STYLE_TILE, STYLE_TILES = 512, 4
-SMALLEST = 4
-"""A diameter that is not given is at least the training diameter over this: a wrong one must not blow the image up."""
 
 AnyModel = str | os.PathLike[str] | Segmenter
 """What `load_model` takes."""
@@ -108,24 +106,15 @@ def estimate_diameter(
     channels: str | Channels | None = None,
     device: str = "auto",
 ) -> float:
-    """Median cell diameter in px, from the style vector of up to four tiles spread over the image.
+    """Median cell diameter in px, from what the net finds and tells in a few windows at seven zooms.
 
-    The estimate is made twice: at the image's own resolution, then with the image resized by the first answer, where
-    the size model knows best. A model without a size model answers with its training diameter. The answer is at
-    least a quarter of the training diameter, so that a wrong one cannot blow the image up, and at most its longer side.
+    At most 229,376 px go through the net, whatever the size of the image; see `cellweave.predict.size` for the rule.
+    It works with and without a size model; where there is nothing to see, the answer is the training diameter. The
+    answer is at least a quarter of the training diameter, and at most the image's longer side.
     """
     picture, (segmenter,) = as_plane(image), load_models(model)
-    if segmenter.size_model is None:
-        return segmenter.diameter
-    planes = Planes(picture, segmenter, channels)
     runner = Runner(segmenter, choose_device(device), augment=False)
-    zoom = 1.0
-    for _ in range(2):
-        styles = [runner.style(values) for values in _style_tiles(planes, zoom)]
-        diameter = segmenter.size_model.predict(np.mean(styles, axis=0)) / zoom
-        diameter = min(max(diameter, segmenter.diameter / SMALLEST), float(max(picture.height, picture.width)))
-        zoom = max(segmenter.diameter / diameter, 1 / 16)
-    return diameter
+    return find_diameter(Planes(picture, segmenter, channels), runner, segmenter)
 
 
 def as_plane(image: Image | NDArray[Any]) -> Image:
@@ -210,12 +199,24 @@ class Runner:
         return np.asarray((total / len(flips)).cpu().numpy())
 
     @torch.inference_mode()
-    def style(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(S,) of one (2, Y, X) picture."""
-        height, width = (-(-n // self.stride) * self.stride for n in planes.shape[1:])
-        x = torch.from_numpy(_padded(planes, height, width)[None]).to(self._device)
+    def look(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Windows (B, 2, Y, X) of any size to maps (B, M, Y, X) and styles (B, S); nothing is averaged over flips."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return np.asarray(self._net(x).style[0].float().cpu().numpy())
+            maps, styles = self._net(self._on_device(windows))
+        maps = self._model.representation.from_outputs(maps)[:, :, : windows.shape[2], : windows.shape[3]]
+        return maps.cpu().numpy(), styles.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def styles(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Windows (B, 2, Y, X) of any size to styles (B, S), without the half of the net that makes maps."""
+        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            styles = self._net.style(self._on_device(windows))
+        return np.asarray(styles.float().cpu().numpy())
+
+    def _on_device(self, windows: NDArray[np.float32]) -> torch.Tensor:
+        height, width = (-(-n // self.stride) * self.stride for n in windows.shape[2:])
+        padded = _padded(windows, height, width)
+        return torch.from_numpy(padded).to(self._device, memory_format=torch.channels_last)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -226,26 +227,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _padded(planes: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Zeros below and to the right, as the net's own convolutions see beyond the border."""
-    return np.pad(planes, ((0, 0), (0, height - planes.shape[1]), (0, width - planes.shape[2])))
-
-
-def _style_tiles(planes: Planes, zoom: float) -> Iterator[NDArray[np.float32]]:
-    """Up to four pieces of up to 512 x 512 px at this zoom, spread evenly."""
-    height, width = (max(1, round(n * zoom)) for n in (planes.height, planes.width))
-    rows, columns = Resampling(planes.height, height), Resampling(planes.width, width)
-    side = int(STYLE_TILES**0.5)
-
-    def windows(length: int) -> list[slice]:
-        if length <= STYLE_TILE:
-            return [slice(0, length)]
-        n = min(side, -(-length // STYLE_TILE))
-        starts = [round((k + 0.5) * length / n - STYLE_TILE / 2) for k in range(n)]
-        return [slice(max(0, s), min(length, max(0, s) + STYLE_TILE)) for s in starts]
-
-    for y in windows(height):
-        for x in windows(width):
-            yield planes.read(rows, columns, y, x)
+    """Zeros below and to the right of (..., Y, X), as the net's own convolutions see beyond the border."""
+    before = [(0, 0)] * (planes.ndim - 2)
+    return np.pad(planes, [*before, (0, height - planes.shape[-2]), (0, width - planes.shape[-1])])
 
 
 def _bands(

@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
-from cellweave.core.labels import Labels, median_diameter
+from cellweave.core.labels import Labels
 from cellweave.core.measure import Table, measure
 from cellweave.models import Segmenter
-from cellweave.predict.maps import SMALLEST, AnyModel, as_plane, estimate_diameter, load_models, predict_maps
+from cellweave.predict.maps import AnyModel, as_plane, estimate_diameter, load_models, predict_maps
 from cellweave.prep import Channels
 from cellweave.representations.base import Maps
-
-REFINE_ABOVE = 1.25
-"""The image is segmented again when the cells found are this factor larger or smaller than estimated."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,7 @@ def segment(
     Parameters
     ----------
     diameter
-        Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated by the size model; when
-        the cells found are of another size, the image is segmented once more at that size.
+        Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated (`estimate_diameter`).
     min_confidence
         Objects with a confidence under this, in 0..1, are removed, and the others numbered 1..n in the same order.
     image, model, channels, device, augment, tile
@@ -99,19 +95,8 @@ def segment(
     picture, models = as_plane(image), load_models(model)
     given = parse_diameter(diameter, picture)
     used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
-
-    def run(size: float) -> tuple[Maps, Labels, NDArray[np.float32]]:
-        maps = predict_maps(
-            picture, models, diameter=size, channels=channels, device=device, augment=augment, tile=tile
-        )
-        return maps, *models[0].decode_scored(maps)
-
-    maps, labels, confidence = run(used)
-    found = max(median_diameter(labels), models[0].diameter / SMALLEST)
-    if not given and len(confidence) and not 1 / REFINE_ABOVE <= found / used <= REFINE_ABOVE:
-        del maps, labels  # only one set of maps at a time
-        used = found
-        maps, labels, confidence = run(used)
+    maps = predict_maps(picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile)
+    labels, confidence = models[0].decode_scored(maps)
     keep = confidence >= min_confidence
     dropped = len(keep) - int(keep.sum())
     if dropped:
