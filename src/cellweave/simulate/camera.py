@@ -78,13 +78,14 @@ class Camera:
         photons = log_uniform(rng, 30.0, 10000.0) if dark and not color else log_uniform(rng, 1000.0, 40000.0)
         least = 0.04 if dark and not color else 0.004  # of full light
         bits = 8 if color else int(rng.choice([8, 12, 16], p=[0.6, 0.2, 0.2]))
-        compressed = bits == 8 and chance(rng, 0.6 if color else 0.3)
+        exposure = float(rng.uniform(0.85, 1.05)) if color else log_uniform(rng, 0.1, 1.5 if dark else 1.0)
+        compressed = bits == 8 and exposure > 0.4 and chance(rng, 0.6 if color else 0.3)
         return cls(
             photons=photons,
             read_noise=min(log_uniform(rng, 0.5, 30.0), least * photons),
             row_noise=log_uniform(rng, 0.1, 0.5) * least * photons if chance(rng, 0.1) else 0.0,
             offset=0.0 if color else float(rng.uniform(0.0, 0.08)),
-            exposure=float(rng.uniform(0.85, 1.05)) if color else log_uniform(rng, 0.1, 1.5 if dark else 1.0),
+            exposure=exposure,
             gamma=float(rng.uniform(0.8, 1.2)) if color else (log_uniform(rng, 0.5, 1.5) if chance(rng, 0.2) else 1.0),
             hot=log_uniform(rng, 1e-5, 1e-3) if chance(rng, 0.15) else 0.0,
             sampling=float(rng.uniform(0.45, 0.95)) if chance(rng, 0.3) else 1.0,

@@ -170,8 +170,11 @@ def _shrivelled(radius: float, rng: np.random.Generator) -> Field:
     """A dead cell: thick, round with blebs, granular."""
     distance, angle = _radii(1.4 * radius)
     distance *= 1.4
-    lobes, phase = rng.integers(3, 8), rng.uniform(0.0, 2.0 * pi)
-    border = 1.0 + np.float32(rng.uniform(0.0, 0.25)) * np.sin(np.float32(lobes) * angle + np.float32(phase))
+    border = np.ones_like(angle)
+    for lobes in (2, 3, 5):
+        border += np.float32(rng.normal(0.0, 0.08)) * np.sin(
+            np.float32(lobes) * angle + np.float32(rng.uniform(0, 2 * pi))
+        )
     dome = np.sqrt(np.maximum(1.0 - (distance / border) ** 2, 0.0)).astype(np.float32)
     grain = 1.0 + 0.3 * noise((dome.shape[0], dome.shape[1]), max(0.12 * radius, 0.5), rng)
     return cast(Field, np.float32(rng.uniform(1.0, 4.0)) * dome * np.maximum(grain, 0.2))

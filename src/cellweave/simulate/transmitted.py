@@ -175,13 +175,13 @@ class PhaseContrast(TransmittedLight):
         small = kind in ("bacteria", "yeast")
         return cls(
             **_contents(rng, kind),
-            phase=log_uniform(rng, 0.5, 1.8) if small else log_uniform(rng, 0.6, 3.0),
+            phase=log_uniform(rng, 0.5, 1.8) if small else log_uniform(rng, 0.3, 2.6),
             ring=log_uniform(rng, 0.4, 1.2),
             halo=log_uniform(rng, 0.15, 0.8) if small else log_uniform(rng, 0.04, 0.25),
             negative=chance(rng, 0.06),
             defocus=float(rng.normal(0.0, 0.05)) if chance(rng, 0.5) else 0.0,
             mottle=log_uniform(rng, 0.003, 0.03),
-            level=float(rng.uniform(0.2, 0.6)),
+            level=float(rng.uniform(0.32, 0.6)),
         )
 
     def render(self, geometry: Geometry, rng: np.random.Generator) -> tuple[Field, tuple[str, ...]]:
