@@ -75,7 +75,7 @@ class Camera:
         `color`: a colour photograph (8 bits, well lit, often sharpened and JPEG). `dark`: a dark field
         (fluorescence), where photons are few; bright fields are well lit.
         """
-        photons = log_uniform(rng, 30.0, 10000.0) if dark and not color else log_uniform(rng, 1000.0, 40000.0)
+        photons = log_uniform(rng, 30.0, 10000.0) if dark and not color else log_uniform(rng, 4000.0, 200000.0)
         least = 0.04 if dark and not color else 0.004  # of full light
         bits = 8 if color else int(rng.choice([8, 12, 16], p=[0.6, 0.2, 0.2]))
         exposure = float(rng.uniform(0.85, 1.05)) if color else log_uniform(rng, 0.1, 1.5 if dark else 1.0)
