@@ -10,29 +10,44 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from cellweave.core.errors import CellweaveError
+from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.progress import report
-from cellweave.train.samples import Example, Preparation, Samples, facts_from, joined, prepare_one
+from cellweave.train.samples import LARGEST_ZOOM, Example, Preparation, Samples, facts_from, joined, prepare_one
 
 if TYPE_CHECKING:
+    from cellweave.prep import Channels
     from cellweave.simulate import Picture
 
 BLOCK = 128
 FIELD = 288
 """Side of a picture in px, once its cells have the training diameter."""
-MIX: dict[str, float] = {}
-"""Share of each recipe in a training; recipes that are not named count 1."""
+MIX = {
+    "nuclei": 0.5,
+    "tissue_nuclei": 0.7,
+    "whole_cells": 2.0,
+    "membranes": 1.3,
+    "multi_reporter": 0.7,
+    "phase_contrast": 1.6,
+    "bacteria": 1.2,
+    "filaments": 0.5,
+    "yeast": 1.2,
+    "dic": 1.2,
+    "stained_tissue": 1.2,
+    "smears": 0.6,
+    "anything": 1.5,
+}
+"""Weight of each recipe in a training; the others have 1. Kinds with real training images have less."""
 SMALLEST, LARGEST = 8.0, 64.0
 """Cells are drawn with diameters in this range (px), most near the training diameter, then resized to it: pictures
 are taken at all resolutions, and resizing leaves its traces."""
@@ -50,35 +65,46 @@ class Order:
 
     @classmethod
     def of(cls, preparation: Preparation, seed: int, recipes: tuple[str, ...] = ()) -> Order:
-        """The order for samples like those of `preparation`."""
+        """The order for samples like those of `preparation`.
+
+        Raises
+        ------
+        InputError
+            When there is no such recipe.
+        """
+        from cellweave.simulate import RECIPES
+
+        unknown = sorted(set(recipes) - set(RECIPES))
+        if unknown:
+            raise InputError(f"recipes: there is no '{unknown[0]}'; choose from {', '.join(RECIPES)}")
         representation = preparation.representation
         named = type(representation).__name__, asdict(representation)  # type: ignore[call-overload]
         return cls(seed, recipes, preparation.diameter, asdict(preparation.normalisation), named)
 
-    @cached_property
-    def preparation(self) -> Preparation:
-        """How the pictures are prepared: as real ones, with the channels that they have."""
-        from cellweave.prep import Channels, Normalisation
+    def preparation(self, channels: Channels) -> Preparation:
+        """How a picture is prepared: as real ones."""
+        from cellweave.prep import Normalisation
         from cellweave.representations import REPRESENTATIONS
 
         settings = self.normalisation | {"clip": self.normalisation["clip"] and tuple(self.normalisation["clip"])}
         name, parameters = self.representation
-        return Preparation(self.diameter, Channels(), Normalisation(**settings), REPRESENTATIONS[name](**parameters))
+        return Preparation(self.diameter, channels, Normalisation(**settings), REPRESENTATIONS[name](**parameters))
 
 
 def draw(order: Order, k: int) -> Samples:
-    """Picture k as a sample."""
+    """Picture k as a sample; its group is ``simulated/RECIPE``."""
     from cellweave.core.labels import median_diameter
 
-    picture = draw_picture(order, k)
+    recipe, picture = draw_picture(order, k)
     diameter = median_diameter(picture.labels)
-    zoom = FIELD / max(picture.labels.shape) if diameter == 0 else order.diameter / diameter
-    group = f"simulated/{picture.recipe}"
-    return prepare_one(Example(f"{group} {k}", picture.image(), picture.labels, group), order.preparation, zoom)
+    zoom = FIELD / max(picture.labels.shape) if diameter == 0 else min(LARGEST_ZOOM, order.diameter / diameter)
+    group = f"simulated/{recipe}"
+    example = Example(f"{group} {k}", picture.image(), picture.labels, group)
+    return prepare_one(example, order.preparation(channels_of(picture)), zoom)
 
 
-def draw_picture(order: Order, k: int) -> Picture:
-    """Picture k, before it is resized."""
+def draw_picture(order: Order, k: int) -> tuple[str, Picture]:
+    """The recipe of picture k, and the picture before it is resized."""
     from cellweave.simulate import RECIPES
 
     rng = np.random.default_rng([order.seed, k])
@@ -88,7 +114,23 @@ def draw_picture(order: Order, k: int) -> Picture:
     octaves = rng.normal(0, 0.6) if rng.random() < 0.7 else rng.uniform(-2, 2)
     diameter = float(np.clip(order.diameter * 2.0**octaves, SMALLEST, LARGEST))
     side = round(FIELD * diameter / order.diameter)
-    return RECIPES[recipe](rng, (side, side), diameter=diameter).draw()
+    return recipe, RECIPES[recipe](rng, (side, side), diameter=diameter).draw()
+
+
+def channels_of(picture: Picture) -> Channels:
+    """What the net is shown of a picture: what is outlined, and the nuclei where they have a channel.
+
+    Nuclei alone where they are outlined; the first channel where there are several others.
+    """
+    from cellweave.prep import Channels
+
+    if picture.color or len(picture.channel_names) == 1:
+        return Channels()
+    nuclei = [k for k, name in enumerate(picture.channel_names, 1) if name == "nuclei"]
+    if nuclei and picture.scene.target == "nuclei":
+        return Channels("gray", (str(nuclei[0]),))
+    other = next(k for k in range(1, len(picture.channel_names) + 1) if k not in nuclei)
+    return Channels("pair", (str(other), str(nuclei[0]))) if nuclei else Channels("gray", (str(other),))
 
 
 def drawn(order: Order, numbers: Iterable[int]) -> Samples:
@@ -169,11 +211,23 @@ class _Worker:
             data = stdout.read(header["bytes"])
             values = np.frombuffer(bytearray(data), np.float16).reshape(header["shape"])
         except (OSError, ValueError) as error:
-            self._process.wait(timeout=10)
-            self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise CellweaveError(f"the process that simulates pictures ended at picture {number}: {said}") from error
+            raise CellweaveError(
+                f"the process that simulates pictures ended at picture {number}: {self._end()}"
+            ) from error
         return Samples(values, facts_from([header["fact"]]))
+
+    def _end(self) -> str:
+        """Why the process ended: the last line that it wrote, or its exit status."""
+        try:
+            status = self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        if status == -signal.SIGKILL:
+            return "it was killed; perhaps memory ran out"
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return said or f"exit status {status}"
 
     def close(self) -> None:
         self._process.kill()
@@ -200,4 +254,7 @@ def main(order: Order, requests: IO[bytes], answers: IO[bytes]) -> None:
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
     settings |= {"recipes": tuple(settings["recipes"]), "representation": tuple(settings["representation"])}
-    main(Order(**settings), sys.stdin.buffer, sys.stdout.buffer)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Control-C reaches all processes; the one that trains ends this one
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not stand among the answers
+    main(Order(**settings), sys.stdin.buffer, answers)
