@@ -27,6 +27,7 @@ from cellweave.simulate.texture import (
 
 CHANNELS = ("nuclei", "cytoplasm", "membrane", "reporter")
 PLACES = ("nucleus", "cytoplasm", "shuttling", "membrane", "speckles", "network", "filaments")
+_WHOLE = ("cytoplasm", "shuttling", "membrane", "network", "filaments")  # these show the whole cell
 
 _SHOWN = {  # how often each set of channels is drawn
     ("cytoplasm", "nuclei"): 0.34,
@@ -120,10 +121,14 @@ class Fluorescence:
         """
         shown = tuple(channels.split(",")) if channels else _draw_channels(rng)
         bacteria, tissue = kind == "bacteria", kind == "tissue"
+        outlined = "cytoplasm" in shown or "membrane" in shown
+        places = [str(place) for place in rng.choice(PLACES, size=max(1, shown.count("reporter")))]
+        if not outlined:  # only the first reporter can show where cells end
+            places[0] = str(rng.choice(_WHOLE))
         return cls(
             channels=shown,
-            places=tuple(str(place) for place in rng.choice(PLACES, size=max(1, shown.count("reporter")))),
-            variation=log_uniform(rng, 0.08, 0.5 if bacteria else 0.9),
+            places=tuple(places),
+            variation=log_uniform(rng, 0.08, 0.5 if bacteria else 0.75),
             texture=float(rng.uniform(0.02, 0.15) if bacteria else rng.uniform(0.05, 0.6)),
             grain=log_uniform(rng, 0.02, 0.2),
             granules=0.0 if bacteria or chance(rng, 0.3) else float(rng.uniform(-0.6, 1.2)),
@@ -136,7 +141,7 @@ class Fluorescence:
             defocused=float(rng.uniform(0.1, 0.6)) if chance(rng, 0.6 if tissue else 0.12) else 0.0,
             rim=log_uniform(rng, 0.015, 0.09),
             gaps=float(rng.uniform(0.0, 0.5)) if chance(rng, 0.6) else 0.0,
-            dark=float(rng.uniform(0.0, 0.6)),
+            dark=float(rng.uniform(0.0, 0.6)) if outlined else 0.0,
             bleed=log_uniform(rng, 0.02, 0.5) if chance(rng, 0.3) else 0.0,
             fibrous=float(rng.uniform(0.3, 3.0)) if chance(rng, 0.5 if tissue else 0.05) else 0.0,
             background=log_uniform(rng, 0.005, 0.25),
@@ -291,5 +296,5 @@ def _organelles(own: Fluorescence, place: str, anatomy: Anatomy, rng: np.random.
     else:
         pattern = fibres(anatomy.shape, max(0.025 * size, 0.8), rng, stretch=float(rng.uniform(5.0, 20.0)))
     outside_nucleus = 1.0 - 0.85 * anatomy.nucleus
-    diffuse = np.float32(rng.uniform(0.05, 0.5))
+    diffuse = np.float32(rng.uniform(0.1, 0.6))
     return cast(Field, _profile(own, anatomy) * outside_nucleus * (pattern + diffuse))

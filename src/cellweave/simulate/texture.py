@@ -137,7 +137,8 @@ def specks(shape: Shape, count: float, sigma: float, rng: np.random.Generator) -
         return field
     np.add.at(field.reshape(-1), rng.integers(0, field.size, number), rng.uniform(0.3, 1.0, number).astype(np.float32))
     sigma = max(sigma, 0.4)
-    return cast(Field, blur(field, sigma) * np.float32(2.0 * pi * max(sigma, 0.5) ** 2))
+    field = np.maximum(blur(field, sigma), 0.0)
+    return cast(Field, field * np.float32(2.0 * pi * max(sigma, 0.5) ** 2))
 
 
 def per_cell(n: int, spread: float, rng: np.random.Generator) -> Field:

@@ -56,7 +56,7 @@ class TransmittedLight:
     nucleoli
         Height of the nucleoli.
     rim
-        Height of the thickened border.
+        Height of the thickened border; negative for a groove between touching cells.
     ruffles
         Height of folds and fibres.
     """
@@ -82,7 +82,7 @@ class TransmittedLight:
         if self.texture > 0 and size > 5:
             path *= 1.0 + np.float32(self.texture) * fractal(shape, max(self.grain * size, 0.7), rng, octaves=2)
         extra = np.zeros(shape, dtype=np.float32)
-        if self.rim > 0:
+        if self.rim:
             extra += np.float32(self.rim) * np.exp(-(anatomy.depth / np.float32(max(0.05 * size, 1.0))))
         if self.granules and size > 12:
             around = (0.25 + anatomy.perinuclear) if anatomy.has_nuclei else np.float32(1.0)
@@ -118,18 +118,24 @@ def _contents(rng: np.random.Generator, kind: str) -> dict[str, float]:
             "nucleus": float(rng.uniform(-0.3, 0.3)),
             "rim": float(rng.uniform(0.0, 0.5)),
         }
+    crowd = log_uniform(rng, 5.0, 120.0)
     return {
         "variation": float(rng.uniform(0.0, 0.3)),
-        "texture": log_uniform(rng, 0.02, 0.25),
+        "texture": log_uniform(rng, 0.02, 0.2),
         "grain": log_uniform(rng, 0.02, 0.1),
-        "granules": float(rng.uniform(0.0, 0.8)),
+        "granules": float(rng.uniform(0.0, 0.8)) * min(1.0, (20.0 / crowd) ** 0.5),
         "granule_size": log_uniform(rng, 0.01, 0.03),
-        "crowd": log_uniform(rng, 5.0, 120.0),
+        "crowd": crowd,
         "nucleus": float(rng.uniform(-0.15, 0.35)),
         "nucleoli": float(rng.uniform(0.0, 0.6)),
-        "rim": float(rng.uniform(0.0, 0.35)),
+        "rim": float(rng.uniform(-0.5, 0.4)),
         "ruffles": float(rng.uniform(0.03, 0.25)) if chance(rng, 0.35) else 0.0,
     }
+
+
+def _calmed(contents: dict[str, float], factor: float) -> dict[str, float]:
+    """`contents` with fine structure weaker by `factor`, so that it does not drown the outlines of cells."""
+    return {**contents, **{name: factor * contents[name] for name in ("texture", "ruffles", "granules")}}
 
 
 @dataclass(frozen=True)
@@ -173,9 +179,10 @@ class PhaseContrast(TransmittedLight):
     def random(cls, rng: np.random.Generator, *, kind: str = "") -> PhaseContrast:
         """A plausible microscope; `kind` "bacteria" and "yeast" for smooth cells, "" for cultured cells."""
         small = kind in ("bacteria", "yeast")
+        phase = log_uniform(rng, 0.5, 1.8) if small else log_uniform(rng, 0.3, 2.6)
         return cls(
-            **_contents(rng, kind),
-            phase=log_uniform(rng, 0.5, 1.8) if small else log_uniform(rng, 0.3, 2.6),
+            **_calmed(_contents(rng, kind), 1.0 / max(phase, 1.0)),
+            phase=phase,
             ring=log_uniform(rng, 0.4, 1.2),
             halo=log_uniform(rng, 0.15, 0.8) if small else log_uniform(rng, 0.04, 0.25),
             negative=chance(rng, 0.06),
@@ -237,11 +244,8 @@ class Dic(TransmittedLight):
     @classmethod
     def random(cls, rng: np.random.Generator, *, kind: str = "") -> Dic:
         """A plausible microscope; `kind` "bacteria" and "yeast" for smooth cells, "" for cultured cells."""
-        contents = _contents(rng, kind)
-        for name in ("texture", "ruffles", "granules"):  # slopes show fine relief more than phase does
-            contents[name] *= 0.3
         return cls(
-            **contents,
+            **_calmed(_contents(rng, kind), 0.3),  # slopes show fine relief more than phase does
             azimuth=float(rng.uniform(0.0, 2.0 * pi)),
             gain=log_uniform(rng, 0.25, 1.2),
             shear=float(rng.uniform(0.5, 2.0)),
@@ -302,9 +306,10 @@ class Brightfield(TransmittedLight):
     def random(cls, rng: np.random.Generator, *, kind: str = "") -> Brightfield:
         """A plausible microscope; `kind` "bacteria" and "yeast" for smooth cells, "" for cultured cells."""
         sign = -1.0 if chance(rng, 0.5) else 1.0
+        phase = log_uniform(rng, 0.8, 4.0)
         return cls(
-            **_contents(rng, kind),
-            phase=log_uniform(rng, 0.7, 4.0),
+            **_calmed(_contents(rng, kind), 1.0 / max(phase, 1.0)),
+            phase=phase,
             defocus=sign * log_uniform(rng, 0.05, 0.35),
             coherence=log_uniform(rng, 0.12, 0.5),
             absorption=log_uniform(rng, 0.02, 0.5),
