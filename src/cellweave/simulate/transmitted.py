@@ -121,14 +121,14 @@ def _contents(rng: np.random.Generator, kind: str) -> dict[str, float]:
     crowd = log_uniform(rng, 5.0, 120.0)
     return {
         "variation": float(rng.uniform(0.0, 0.3)),
-        "texture": log_uniform(rng, 0.02, 0.2),
+        "texture": log_uniform(rng, 0.015, 0.15),
         "grain": log_uniform(rng, 0.02, 0.1),
         "granules": float(rng.uniform(0.0, 0.8)) * min(1.0, (20.0 / crowd) ** 0.5),
         "granule_size": log_uniform(rng, 0.01, 0.03),
         "crowd": crowd,
         "nucleus": float(rng.uniform(-0.15, 0.35)),
         "nucleoli": float(rng.uniform(0.0, 0.6)),
-        "rim": float(rng.uniform(-0.5, 0.4)),
+        "rim": float(rng.uniform(-0.6, -0.1) if chance(rng, 0.7) else rng.uniform(0.0, 0.3)),
         "ruffles": float(rng.uniform(0.03, 0.25)) if chance(rng, 0.35) else 0.0,
     }
 
@@ -187,7 +187,7 @@ class PhaseContrast(TransmittedLight):
             halo=log_uniform(rng, 0.15, 0.8) if small else log_uniform(rng, 0.04, 0.25),
             negative=chance(rng, 0.06),
             defocus=float(rng.normal(0.0, 0.05)) if chance(rng, 0.5) else 0.0,
-            mottle=log_uniform(rng, 0.003, 0.03),
+            mottle=log_uniform(rng, 0.003, 0.03) * min(phase, 1.0),
             level=float(rng.uniform(0.32, 0.6)),
         )
 
@@ -313,7 +313,7 @@ class Brightfield(TransmittedLight):
             defocus=sign * log_uniform(rng, 0.05, 0.35),
             coherence=log_uniform(rng, 0.12, 0.5),
             absorption=log_uniform(rng, 0.02, 0.5),
-            mottle=log_uniform(rng, 0.002, 0.03),
+            mottle=log_uniform(rng, 0.002, 0.03) * min(phase, 1.0),
             level=float(rng.uniform(0.35, 0.7)),
         )
 
