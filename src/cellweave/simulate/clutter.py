@@ -75,7 +75,7 @@ class Clutter:
         size = geometry.diameter or 24.0
         shape, areas = geometry.shape, geometry.labels.size / (0.8 * size**2)
         extra = np.zeros(shape, dtype=np.float32)
-        for radius in (0.02, 0.05):
+        for radius in (0.02, 0.05) if self.debris > 0 else ():
             crumbs = specks(shape, rng.poisson(self.debris * areas / 2), max(radius * size, 0.5), rng)
             extra += np.float32(rng.uniform(0.3, 0.9)) * crumbs
         for _ in range(min(int(rng.poisson(self.dead * areas)), 200)):
@@ -97,7 +97,7 @@ class Clutter:
             return light.copy()
         size = geometry.diameter or 24.0
         shape = geometry.shape
-        background = light[:, geometry.labels == 0]
+        background = light[:, ::3, ::3][:, geometry.labels[::3, ::3] == 0]
         if background.size == 0:
             background = light.reshape(len(light), -1)
         levels = np.median(background, axis=1) if background.size else np.zeros(len(light))

@@ -222,7 +222,7 @@ class Dic(TransmittedLight):
     gain
         Contrast of the steepest slopes.
     shear
-        Distance in px of the two beams.
+        Distance in px of the two beams; at most an eighth of the cell's diameter.
     shading
         Uneven background, a part of `level`; strongest along the shear.
     mottle
@@ -259,7 +259,7 @@ class Dic(TransmittedLight):
         path = self.path(geometry, rng)
         path += np.float32(self.mottle) * noise(geometry.shape, log_uniform(rng, 0.8, 4.0), rng)
         size = geometry.diameter or 24.0
-        slope = slope_along(blur(path, 0.4 * self.shear), self.azimuth) * np.float32(0.25 * size)
+        slope = slope_along(blur(path, 0.4 * min(self.shear, 0.12 * size)), self.azimuth) * np.float32(0.25 * size)
         relief = np.tanh(np.float32(self.gain) * slope)
         rows = np.linspace(-1.0, 1.0, geometry.shape[0], dtype=np.float32)[:, None]
         columns = np.linspace(-1.0, 1.0, geometry.shape[1], dtype=np.float32)
@@ -281,7 +281,8 @@ class Brightfield(TransmittedLight):
     phase
         Phase in radians of the middle of a cell.
     defocus
-        Fresnel length ``sqrt(wavelength * distance)`` as a part of the cell's diameter, with the sign of the distance.
+        Fresnel length ``sqrt(wavelength * distance)`` as a part of the cell's diameter, with the sign of the
+        distance; at most 8 px and a twentieth of the diameter.
     coherence
         How many rings are seen: blur of the rings as a part of the Fresnel length (0.1 many, 0.5 one).
     absorption
@@ -324,7 +325,7 @@ class Brightfield(TransmittedLight):
         phase = np.float32(self.phase) * path
         phase += np.float32(self.mottle) * noise(geometry.shape, log_uniform(rng, 0.8, 3.0), rng)
         amplitude = np.exp(np.float32(-0.5 * self.absorption) * path)
-        length = max(abs(self.defocus) * size, 0.8) * float(np.sign(self.defocus))
+        length = min(max(abs(self.defocus) * size, 0.8), 8.0 + 0.05 * size) * float(np.sign(self.defocus))
         wave = propagate(_wave(amplitude, phase), length * abs(length))
         light = blur(wave.real**2 + wave.imag**2, self.coherence * abs(length))
         return _one(np.float32(self.level) * light), ("brightfield",)
