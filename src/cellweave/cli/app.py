@@ -212,6 +212,38 @@ def evaluate(
 
 
 @app.command()
+def simulate(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Without it the recipes are listed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for images/ and labels/.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Pictures, films or stacks.")] = 100,
+    size: Annotated[str, typer.Option(help="Side in px, or height x width such as 256x320.")] = "256",
+    seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
+    diameter: Annotated[float | None, typer.Option(help="Cell diameter in px; drawn at random without it.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames of a time lapse, with the lineage in lineage.csv.")] = 1,
+    depth: Annotated[int, typer.Option(help="Planes of a stack.")] = 1,
+) -> None:
+    """Make microscope pictures with exact labels; without RECIPE, list what can be made."""
+    from cellweave.core.progress import console_progress
+    from cellweave.simulate import RECIPES
+
+    if recipe is None:
+        width = max(map(len, RECIPES))
+        for name, made in RECIPES.items():
+            typer.echo(f"{name:<{width}}  {made.summary}")
+        return
+    from cellweave.cli.simulate import Order, parse_size, run
+
+    if out is None:
+        raise CellweaveError("simulate: say where to write with --out FOLDER")
+    order = Order(recipe, n, parse_size(size), seed, diameter, frames, depth)
+    with console_progress():
+        run(order, out)
+    typer.echo(
+        f"{out} holds images/ and labels/.{'' if depth > 1 else f' Train on it with: cellweave train {out} --out RUN'}"
+    )
+
+
+@app.command()
 def info(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
     axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,

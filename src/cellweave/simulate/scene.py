@@ -30,7 +30,7 @@ MODALITIES: dict[str, type[Any]] = {c.__name__: c for c in (Fluorescence, PhaseC
 LOOKS = ("as is", "gray", "inverted", "photograph")
 TARGETS = ("cells", "nuclei")
 MOST_CELLS = 6000
-_FILL = 1.55  # cells of a sheet are enlarged until they meet
+_FILL = 1.45  # cells of a sheet are enlarged until they meet
 _COLOURS = np.array(
     [(0.1, 0.25, 1), (0.1, 1, 0.15), (1, 0.1, 0.1), (1, 0.9, 0.1), (0.1, 1, 1), (1, 0.1, 1), (1, 1, 1)],
     dtype=np.float32,
@@ -163,7 +163,7 @@ class Scene:
                 raise InputError(f"{name}: there is no '{value}'; choose one of {', '.join(known)}")
 
     def generator(self, stage: int) -> np.random.Generator:
-        """Random numbers of one stage: 0 cells, 1 outlines, 2 light, 3 camera, further ones for time."""
+        """Random numbers of one stage: 0 cells, 1 outlines, 2 light, 3 lens, 4 and on camera."""
         return np.random.default_rng([self.seed, stage])
 
     def geometry(self) -> Geometry:
@@ -177,11 +177,14 @@ class Scene:
         pixels, names, color = self.photograph(geometry)
         return Picture(pixels, names, color, self.truth(geometry), geometry.nuclei, self)
 
-    def photograph(self, geometry: Geometry) -> tuple[Pixels, tuple[str, ...], bool]:
-        """Pixels (C, Y, X) of a geometry seen by this microscope, names of channels, whether they are colours."""
+    def photograph(self, geometry: Geometry, *, moment: int = 0) -> tuple[Pixels, tuple[str, ...], bool]:
+        """Pixels (C, Y, X) of a geometry seen by this microscope, names of channels, whether they are colours.
+
+        `moment` changes the noise of the camera and nothing else.
+        """
         light, names, color = self.light(geometry)
-        rng = self.generator(3)
-        return self.camera.expose(self.optics.apply(light, rng), rng), names, color
+        light = self.optics.apply(light, self.generator(3))
+        return self.camera.expose(light, self.generator(4 + moment)), names, color
 
     def light(self, geometry: Geometry) -> tuple[Floats, tuple[str, ...], bool]:
         """What reaches the lens: light (C, Y, X), names of channels, whether they are colours."""
