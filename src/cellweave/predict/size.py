@@ -118,22 +118,24 @@ def views(regions: list[Window]) -> Iterator[tuple[float, list[Window]]]:
 
     Windows without any contrast are left out, and so are zooms at which nothing is left of the regions.
     """
+    contrasts = [_contrast(region) for region in regions]
     for zoom in ZOOMS:
         if zoom < 1:
             regions = [_halved(region) for region in regions if min(region.shape[1:]) > 1]
+            contrasts = [_contrast(region) for region in regions]
         side = round(WINDOW / max(1.0, zoom))
-        found = sorted(
-            (place for region in regions for place in _places(region, side)), key=lambda place: place[0], reverse=True
-        )
+        found = [
+            p for region, contrast in zip(regions, contrasts, strict=True) for p in _places(region, contrast, side)
+        ]
+        found.sort(key=lambda place: place[0], reverse=True)
         windows = [window for contrast, window in found[:WINDOWS] if contrast > 0]
         if zoom > 1:
             windows = [resize(w, round(w.shape[1] * zoom), round(w.shape[2] * zoom)) for w in windows]
         yield zoom, windows
 
 
-def _places(pixels: Window, side: int) -> list[tuple[float, Window]]:
+def _places(pixels: Window, contrast: NDArray[np.float64], side: int) -> list[tuple[float, Window]]:
     """The `WINDOWS` windows with most contrast that do not overlap, and their contrast."""
-    contrast = _contrast(pixels)
     down, across = (min(n, -(-side // BLOCK)) for n in contrast.shape)
     total = np.pad(contrast.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     sums = total[down:, across:] - total[:-down, across:] - total[down:, :-across] + total[:-down, :-across]
@@ -150,10 +152,13 @@ def _places(pixels: Window, side: int) -> list[tuple[float, Window]]:
 
 def _contrast(pixels: Window) -> NDArray[np.float64]:
     """Standard deviation in each block of (2, Y, X), both planes together, at most `MOST_CONTRAST`."""
-    n, (height, width) = len(pixels), pixels.shape[1:]
+    height, width = pixels.shape[1:]
     y, x = min(BLOCK, height), min(BLOCK, width)
-    blocks = pixels[:, : height // y * y, : width // x * x].reshape(n, height // y, y, width // x, x)
-    return np.asarray(np.minimum(blocks.std(axis=(2, 4)).sum(axis=0), MOST_CONTRAST), np.float64)
+    total = np.zeros((height // y, width // x))
+    for plane in pixels:
+        if plane.any():
+            total += plane[: height // y * y, : width // x * x].reshape(height // y, y, width // x, x).std(axis=(1, 3))
+    return np.minimum(total, MOST_CONTRAST)
 
 
 def _halved(pixels: Window) -> Window:
