@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 
 Sink = Callable[[str, int, int, str], None]
 """Called with the task's name, steps done, steps in all, and a short note (a loss, a file name)."""
@@ -38,8 +39,11 @@ def showing(sink: Sink) -> Iterator[None]:
 
 @contextmanager
 def console_progress() -> Iterator[None]:
-    """Show reports on standard error: live bars, or a plain line every four seconds where it is not a terminal."""
-    if not sys.stderr.isatty():
+    """Show reports on standard error: live bars, or a plain line every four seconds.
+
+    Lines where standard error is no terminal, or `rich` is not installed (see `cellweave.train.bare`).
+    """
+    if not sys.stderr.isatty() or find_spec("rich") is None:
         last: dict[str, float] = {}
 
         def line(task: str, done: int, total: int, note: str = "") -> None:

@@ -94,14 +94,16 @@ def train(
     training, held_out = _split(_examples(data, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     if not resume and ranks.rank() == 0:
-        write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
+        _save_settings(config)
     drawers = max(1, (os.cpu_count() or 2) // ranks.count() - 1)
     with ExitStack() as stack:
         stream = stack.enter_context(Workers(_order(segmenter, config), drawers)) if config.simulated else None
         fit(segmenter.net, segmenter.representation, samples, judged, config, stream=stream, resume=resume)
+    ranks.leave()
     segmenter = segmenter.with_(name=config.out.resolve().name)
     if ranks.rank() > 0:
         return segmenter
+    _save_settings(config)
     size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
     segmenter = segmenter.with_(size_model=size_model)
     calibration, reliability = train_calibration(segmenter, held_out, device=config.device)
@@ -127,7 +129,7 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
     parts = {"training": samples} | ({"validation": judged} if judged else {})
     if config.simulated:
         parts["simulated"] = drawn(_order(segmenter, config), range(PACKED))
-    write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
+    _save_settings(config)
     representation = segmenter.representation
     settings = {
         "config": json.loads(config.to_json()),
@@ -137,6 +139,10 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
     files = pack(parts, settings, config.out / SHARDS)
     save_weights(config.out / SHARDS / START, segmenter.net.state_dict())
     return files
+
+
+def _save_settings(config: TrainConfig) -> None:
+    write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
 
 
 def _start(config: TrainConfig) -> Segmenter:
@@ -166,14 +172,15 @@ def _prepared(
         ranks.join(choose_device(config.device))
         ranks.wait()
     samples = prepare(training, preparation, config.out / CACHE / "training.f16")
+    if ranks.rank() > 0:
+        return samples, None
     judged = prepare(held_out, preparation, config.out / CACHE / "validation.f16") if held_out else None
     if judged and config.simulated:
         n = round(len(judged) * config.simulated / (1 - config.simulated))
         order = _order(segmenter, config)
         judged = joined([judged, drawn(replace(order, seed=order.seed + VALIDATION_SEED), range(n))])
-    if ranks.rank() == 0:
-        ranks.join(choose_device(config.device))
-        ranks.wait()
+    ranks.join(choose_device(config.device))
+    ranks.wait()
     return samples, judged
 
 
@@ -197,8 +204,9 @@ def _examples(data: Data, out: Path) -> list[Example]:
 def _read_folder(data: Path, told: Path, group: str = "") -> list[Example]:
     checked = check_folder(data)
     text = checked.text()
-    write_atomically(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-    log.info("%s", text)
+    if ranks.rank() == 0:
+        write_atomically(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        log.info("%s", text)
     if not checked.usable:
         raise InputError(f"{data}: no image can be used for training\n{text}")
     examples = []

@@ -37,7 +37,7 @@ def main(shards: Path, out: Path, device: str) -> None:
     net.load_state_dict(torch.load(shards / START, map_location="cpu", weights_only=True))
     training = unpack(shards, "training")
     if training is None:
-        raise InputError(f"{shards} has no training-000.npz; copy the whole folder")
+        raise InputError(f"{shards} has no training.json; copy the whole folder")
     packed = unpack(shards, "simulated")
     fit(
         net,
@@ -59,7 +59,8 @@ if __name__ == "__main__":
     try:
         with console_progress():
             main(chosen.shards, chosen.out, chosen.device)
+        ranks.leave()
     except CellweaveError as error:
         raise SystemExit(f"cellweave: {error}") from None
-    finally:
-        ranks.leave()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. The same command goes on where the training was.") from None

@@ -96,9 +96,11 @@ class TrainConfig:
                 raise InputError(f"{name} is '{getattr(self, name)}'; choose from {', '.join(known)}")
         for name in ("epochs", "batch_size", "accumulate", "reuse", "patience"):
             value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
+            if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} is {value}; it must be a whole number from 1")
-        if self.crop < 32 or self.crop % 16:
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it must be a whole number from 0")
+        if not isinstance(self.crop, int) or self.crop < 32 or self.crop % 16:
             raise InputError(f"crop is {self.crop}; it must be a multiple of 16 from 32, for example 224")
         for name, least in (("learning_rate", 0.0), ("diameter", 2.0)):
             value = getattr(self, name)
@@ -107,6 +109,10 @@ class TrainConfig:
         for name in ("validation", "simulated"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        if self.recipes and not self.simulated:
+            raise InputError(
+                f"recipes are {', '.join(self.recipes)}, but simulated is 0; give a share, for example 0.5"
+            )
         if self.weights is not None and not all(w >= 0 and math.isfinite(w) for w in self.weights.values()):
             raise InputError(f"weights are {self.weights}; none may be negative")
 

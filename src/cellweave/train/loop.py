@@ -54,6 +54,9 @@ class _State:
     loss_sum: float = 0.0
     seconds: float = 0.0
     waited: float = 0.0
+    steps: int = 0
+    """Of an epoch."""
+    processes: int = 1
 
     def next_epoch(self) -> None:
         self.loss_sum = self.seconds = self.waited = 0.0
@@ -99,14 +102,16 @@ def fit(
     """
     device = ranks.join(choose_device(config.device))
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    steps = max(FEWEST_STEPS, len(training) // (config.batch_size * config.accumulate * ranks.count()))
     run = _Run(net, copy.deepcopy(net).requires_grad_(False), _optimiser(net, config), device)
+    run.state.steps, run.state.processes = steps, ranks.count()
     if resume:
         _resume(config.out / CHECKPOINT, run, config)
+        steps = run.state.steps
     ranks.wait()
     if ranks.rank() == 0 and not resume:
         for name in (LOG, BEST, CHECKPOINT):
             (config.out / name).unlink(missing_ok=True)
-    steps = max(FEWEST_STEPS, len(training) // (config.batch_size * config.accumulate * ranks.count()))
     source = Source(training, config, representation, device, stream)
     fixed: list[Batch] = []
     if validation is not None and ranks.rank() == 0:
@@ -114,12 +119,17 @@ def fit(
             fixed.append(planes_and_maps)
             done = sum(len(planes) for planes, _ in fixed)
             report("preparing the validation", done, len(validation) * VIEWS_TO_VALIDATE)
-    events = _events(config.out) if ranks.rank() == 0 else None
+    events = _Events(config.out / "tensorboard") if ranks.rank() == 0 else None
 
     for epoch in range(run.state.step // steps, config.epochs):
         if config.patience and epoch - run.state.best_epoch >= config.patience:
             log.info("stopped early: no better validation loss for %d epochs", config.patience)
             break
+        if run.state.processes != ranks.count():
+            raise InputError(
+                f"{config.out / CHECKPOINT} was started with {run.state.processes} processes, not {ranks.count()}; "
+                "resume with as many, or start a new run in another folder"
+            )
         _train_epoch(run, source, config, epoch, steps)
         mean = run.state.loss_sum / steps
         judged = mean
@@ -134,11 +144,10 @@ def fit(
         row = _row(run, config, epoch, steps, mean, judged)
         run.state.next_epoch()
         if ranks.rank() == 0:
-            _save_checkpoint(run, config)
             _append(config.out / LOG, row)
+            _save_checkpoint(run, config)
         if events is not None:
-            for name in ("training_loss", "validation_loss", "learning_rate", "patches_per_second"):
-                events.add_scalar(name, row[name], epoch + 1)
+            events.add(row)
     if events is not None:
         events.close()
     ranks.wait()
@@ -336,23 +345,49 @@ def _may_grow(before: dict[str, Any], now: dict[str, Any], content: dict[str, An
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
+    """Add a row; one of the same epoch is from before an interruption, and replaced."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    writer.writeheader()
     if path.exists():
-        text.write(path.read_text(encoding="utf-8"))
-    else:
-        writer.writeheader()
+        with path.open(newline="", encoding="utf-8") as stream:
+            writer.writerows(old for old in csv.DictReader(stream) if int(old["epoch"]) < row["epoch"])
     writer.writerow(row)
     write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
 
 
-def _events(folder: Path) -> Any:
-    """TensorBoard writer, or None where tensorboard is not installed (extra `tensorboard`)."""
-    try:
-        require("tensorboard", extra="tensorboard")
-    except MissingExtraError as error:
-        log.info("no TensorBoard events are written: %s", error)
-        return None
-    from torch.utils.tensorboard import SummaryWriter
+class _Events:
+    """Figures for TensorBoard. They are a help, no result: a training goes on where they cannot be written."""
 
-    return SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path) -> None:
+        self._writer: Any = None
+        try:
+            require("tensorboard", extra="tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
+        except MissingExtraError as error:
+            log.info("no TensorBoard events are written: %s", error)
+        except OSError as error:
+            self._give_up(error)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """The figures of an epoch."""
+        if self._writer is not None:
+            try:
+                for name in ("training_loss", "validation_loss", "learning_rate", "patches_per_second"):
+                    self._writer.add_scalar(name, row[name], row["epoch"])
+                self._writer.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        log.warning("no TensorBoard events are written any more: %s", error)

@@ -1,7 +1,8 @@
 """Prepared samples as a folder of files that NumPy alone can read, to train on another machine.
 
-`pack` writes ``run.json`` (settings, net, representation) and ``training-000.npz``, ...: each below 60 MB, with the
-facts of its samples as JSON and their values as compressed float16, rounded to 8 significant bits.
+`pack` writes ``run.json`` (settings, net, representation) and of each part, for example training, ``training.json``
+(the facts of the samples) and ``training-000.npz``, ...: their values one after the other as compressed float16,
+rounded to 8 significant bits, each file below 60 MB.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +20,11 @@ from numpy.typing import NDArray
 from cellweave.core.errors import InputError, ReadError
 from cellweave.core.files import make_output_folder, write_atomically
 from cellweave.core.progress import report
-from cellweave.train.samples import Samples, facts_from, joined
+from cellweave.train.samples import Samples, facts_from
 
 LARGEST_MB = 60
 RUN = "run.json"
+PARTS = ("training", "validation", "simulated")
 BITS_DROPPED = 3
 """Of the 11 significant bits of a float16: what is left is finer than the noise, and compresses well."""
 
@@ -29,8 +32,8 @@ BITS_DROPPED = 3
 def pack(parts: dict[str, Samples], settings: dict[str, Any], folder: Path) -> list[Path]:
     """Write the samples of each part and the settings into `folder`; returns the shards. Older ones are removed."""
     make_output_folder(folder)
-    for old in folder.glob("*-[0-9][0-9][0-9].npz"):
-        old.unlink()
+    for old in (*folder.glob("*-[0-9][0-9][0-9].npz"), *(folder / f"{part}.json" for part in PARTS)):
+        old.unlink(missing_ok=True)
     files = [file for part, samples in parts.items() for file in _write(samples, folder, part)]
     text = json.dumps(settings, indent=2)
     write_atomically(folder / RUN, lambda path: path.write_text(text, encoding="utf-8"))
@@ -38,24 +41,34 @@ def pack(parts: dict[str, Samples], settings: dict[str, Any], folder: Path) -> l
 
 
 def unpack(folder: Path, part: str) -> Samples | None:
-    """The samples of a part (training, validation, simulated); None where there are none.
+    """The samples of a part, of `PARTS`; None where there are none.
 
     Raises
     ------
     ReadError
-        When a shard is damaged; names it.
+        When a file is damaged or a shard is missing; names it.
     """
-    files = sorted(folder.glob(f"{part}-[0-9][0-9][0-9].npz"))
-    parts = []
-    for k, file in enumerate(files):
-        report("reading shards", k, len(files), file.name)
-        try:
+    file = folder / f"{part}.json"
+    if not file.is_file():
+        return None
+    shards = sorted(folder.glob(f"{part}-[0-9][0-9][0-9].npz"))
+    filled = 0
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        facts, shape = facts_from(told["samples"]), told["shape"]
+        values = np.empty((shape[0], shape[1]), np.float16)
+        for k, file in enumerate(shards):
+            report("reading shards", k, len(shards), file.name)
             with np.load(file, allow_pickle=False) as content:
-                facts = facts_from(json.loads(bytes(content["facts"]).decode()))
-                parts.append(Samples(content["values"], facts))
-        except Exception as error:  # a damaged archive makes zipfile and zlib raise nearly anything
-            raise ReadError(f"{file} is damaged ({type(error).__name__}: {error}); copy it again") from error
-    return joined(parts) if parts else None
+                some = content["values"]
+                values[filled : filled + len(some)] = some
+                filled += len(some)
+    except Exception as error:  # a damaged archive makes zipfile and zlib raise nearly anything
+        raise ReadError(f"{file} is damaged ({type(error).__name__}: {error}); copy it again") from error
+    if filled != len(values):
+        raise ReadError(f"{folder}: {part} has {filled} of {len(values)} pixels, so a shard is missing; copy it again")
+    report("reading shards", len(shards), len(shards))
+    return Samples(values, facts)
 
 
 @dataclass(frozen=True)
@@ -89,30 +102,30 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def _write(samples: Samples, folder: Path, part: str) -> Iterator[Path]:
-    """Shards of as many samples as fit, judged by their compressed size."""
-    from zlib import compress
-
-    starts, begin, size, number = samples.starts, 0, 0, 0
-    for k in range(len(samples) + 1):
-        report("packing shards", k, len(samples), part)
-        if k < len(samples):
-            packed = len(compress(_rounded(samples.values[starts[k] : starts[k + 1]]).tobytes(), 1))
-            if size + packed < 0.95 * LARGEST_MB * 1e6 or begin == k:
-                size += packed
-                continue
-        file = folder / f"{part}-{number:03d}.npz"
-        values = _rounded(samples.values[starts[begin] : starts[k]])
-        text = json.dumps([asdict(fact) for fact in samples.facts[begin:k]])
-        arrays = {"values": values, "facts": np.frombuffer(text.encode(), np.uint8)}
-        write_atomically(file, lambda path, arrays=arrays: _savez(path, arrays))  # type: ignore[misc]
-        yield file
-        begin, number = k, number + 1
-        size = packed if k < len(samples) else 0
+    """The facts of all samples, and shards of as many values as fit, judged by their compressed size."""
+    values, most = samples.values, LARGEST_MB * 1e6
+    told = {"shape": values.shape, "samples": [asdict(fact) for fact in samples.facts]}
+    write_atomically(folder / f"{part}.json", lambda path: path.write_text(json.dumps(told), encoding="utf-8"))
+    step = max(1, int(0.2 * most / values[:1].nbytes))
+    begin, size, number = 0, 0, 0
+    for row in range(0, len(values), step):
+        report("packing shards", row, len(values), part)
+        packed = len(compress(_rounded(values[row : row + step]).tobytes(), 1))
+        if size + packed > 0.95 * most:
+            yield _write_shard(folder / f"{part}-{number:03d}.npz", values[begin:row])
+            begin, size, number = row, 0, number + 1
+        size += packed
+    yield _write_shard(folder / f"{part}-{number:03d}.npz", values[begin:])
+    report("packing shards", len(values), len(values), part)
 
 
-def _savez(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+def _write_shard(file: Path, values: NDArray[np.float16]) -> Path:
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, values=_rounded(values))
+
+    write_atomically(file, write)
+    return file
 
 
 def _rounded(values: NDArray[np.float16]) -> NDArray[np.float16]:

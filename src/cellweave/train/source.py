@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -77,6 +77,8 @@ class Source:
             samples, values = self._current_block(self._block_of(number))
             chosen = rng.integers(len(samples), size=simulated).tolist()
             parts.append(batch(samples, values, chosen, config.crop, [*seed, 1], self.representation))
+        if len(parts) == 1:
+            return parts[0]
         planes, maps = (torch.cat(kind) for kind in zip(*parts, strict=True))
         return planes, maps
 
@@ -101,13 +103,16 @@ class Source:
 
     def batches(self, numbers: range) -> Iterator[Batch]:
         """Batches of these numbers in order, made two ahead in a thread."""
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            ahead: list[Future[Any]] = [pool.submit(self.batch, number) for number in numbers[:AHEAD]]
+        pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        try:
+            ahead: list[Future[Batch]] = [pool.submit(self.batch, number) for number in numbers[:AHEAD]]
             for number in numbers:
                 current = ahead.pop(0)
                 if number + AHEAD * numbers.step < numbers.stop:
                     ahead.append(pool.submit(self.batch, number + AHEAD * numbers.step))
                 yield current.result()
+        finally:  # an interrupted training does not wait for pictures that are still drawn
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def fixed_batches(samples: Samples, config: TrainConfig, representation: Representation, views: int) -> Iterator[Batch]:
