@@ -18,7 +18,7 @@ from cellweave.representations.base import Maps, Representation
 DISTANCE_UNIT = 10.0
 """Distances in px of one unit of a net's output, so that outputs of order one mean cells of usual size."""
 DISTANCE_WEIGHT, BACKGROUND_WEIGHT = 0.2, 1e-4
-"""Weights of the distances in the loss, in cells and outside (StarDist 0.9: train_loss_weights, train_background_reg)."""
+"""Weights of the distances in the loss, in cells and outside (as StarDist 0.9.2)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StarConvex(Representation):
 
     def encode(self, labels: Labels) -> Maps:
         """Labels (Y, X) to maps (1 + n_rays, Y, X); see `border_probability` and `star_distances`."""
-        labels, ids = relabel(as_labels(labels))
+        labels, ids = relabel(np.ascontiguousarray(as_labels(labels)))
         maps = np.empty((1 + self.n_rays, *labels.shape), np.float32)
         maps[0] = _border_probability(labels, len(ids))
         _kernels.star_distances(labels, maps[1:])
@@ -176,7 +176,7 @@ def star_distances(labels: Labels, *, n_rays: int = 32) -> NDArray[np.float32]:
     A ray moves by steps of 1 px until the nearest pixel is of another object or outside of the image, and ends where it
     is half a pixel (along its main axis) before that pixel's middle.
     """
-    labels = as_labels(labels)
+    labels = np.ascontiguousarray(as_labels(labels))
     distances = np.empty((n_rays, *labels.shape), np.float32)
     _kernels.star_distances(labels, distances)
     return distances
