@@ -126,7 +126,7 @@ def prepare(examples: Sequence[Example], preparation: Preparation, file: Path) -
     usual = float(np.median([d for d in found if d > 0]))
     zooms = [min(LARGEST_ZOOM, preparation.diameter / (d or usual)) for d in found]
     key, facts = _key(examples, preparation, zooms), file.with_suffix(".json")
-    if not (file.is_file() and _written_key(facts) == key):
+    if _written_key(facts) != key or not _is_whole(file):
         facts.unlink(missing_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         known: list[Facts] = []
@@ -189,6 +189,13 @@ def _written_key(facts: Path) -> str:
         return str(json.loads(facts.read_text(encoding="utf-8"))["key"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        return len(load(file)) > 0
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[float]) -> str:
