@@ -195,7 +195,8 @@ def style(model: Segmenter, image: Image, diameter: float) -> Styles:
     axes = [Resampling(n, max(1, round(n * zoom))) for n in (planes.height, planes.width)]
     middles = [slice(max(0, (a.n_out - STYLE_SIDE) // 2), (a.n_out + STYLE_SIDE + 1) // 2) for a in axes]
     middles = [slice(m.start, min(m.stop, a.n_out)) for m, a in zip(middles, axes, strict=True)]
-    return Runner(model, choose_device("auto"), augment=False).style(planes.read(*axes, *middles))
+    window = planes.read(*axes, *middles)
+    return Runner(model, choose_device("auto"), augment=False).styles(window[None])[0]
 
 
 def cluster(styles: Styles, n: int) -> tuple[Styles, NDArray[np.int32]]:

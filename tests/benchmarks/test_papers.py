@@ -160,6 +160,21 @@ def test_figures_are_small_and_the_same_each_time(tmp_path: Path) -> None:
         assert ">ours</text>" in file.read_text()
 
 
+def test_a_style_is_of_the_image_at_the_training_diameter(trainings: ModuleType) -> None:
+    from cellweave.models import Segmenter
+    from cellweave.nets import FastUNet
+    from cellweave.representations import DiffusionFlows
+
+    model = Segmenter(FastUNet(widths=(8, 8, 8, 8)), DiffusionFlows(), 12.0)
+    example, coarse = squares(240, 12), squares(120, 6)
+    one = trainings.style(model, example.image, 12.0)
+    assert one.shape == (32,)
+    assert np.linalg.norm(one) == pytest.approx(1, abs=1e-5)
+    same, other = (trainings.style(model, coarse.image, diameter) for diameter in (6.0, 12.0))
+    assert np.linalg.norm(one - same) < np.linalg.norm(one - other)
+    assert trainings.style(model, squares(2400, 12).image, 12.0).shape == (32,)  # only the middle is looked at
+
+
 def test_a_training_is_made_once_and_cleans_up(
     trainings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
