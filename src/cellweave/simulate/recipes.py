@@ -22,6 +22,7 @@ from cellweave.simulate.shapes import Nucleus, Shape
 from cellweave.simulate.texture import chance, log_uniform
 
 Range = tuple[float, float]
+_SHEETS = ("round", "star", "spindle")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,11 @@ class ShapeRange:
     ----------
     weight
         How often this kind is the main one of a scene.
-    share, scale
-        Of companions: number and diameter relative to the main kind.
+    share
+        Of companions: number relative to the main kind.
+    scale
+        Diameter relative to what was asked for, of companions to the main kind. Long kinds are drawn a little
+        larger since crossings and the border of the field cut them.
     ratio
         Of the nucleus; (0, 0) for cells without one.
     """
@@ -113,12 +117,13 @@ class LayoutRange:
     press: Range = (0.0, 1.0)
     gap: Range = (0.0, 0.0)
     wobble: Range = (0.0, 0.03)
+    relax: Range = (5, 12)
     loose: float = 0.1
     sheets: float = 0.0
 
-    def draw(self, rng: np.random.Generator) -> Layout:
-        """One arrangement."""
-        sheet = chance(rng, self.sheets)
+    def draw(self, rng: np.random.Generator, *, kind: str = "round") -> Layout:
+        """One arrangement of cells of that kind; threads, rods and chains form no sheets."""
+        sheet = chance(rng, self.sheets) and kind in _SHEETS
         pattern = str(rng.choice(self.patterns))
         if sheet:
             pattern = str(rng.choice(["random", "random", "patches"]))
@@ -137,7 +142,7 @@ class LayoutRange:
             groups=_whole(rng, self.groups),
             alignment=_between(rng, self.alignment),
             overlap=-0.15 if sheet else overlap,
-            relax=0 if chance(rng, self.loose) and not sheet else int(rng.integers(5, 13)),
+            relax=0 if chance(rng, self.loose) and not sheet else _whole(rng, self.relax),
             press=_between(rng, self.press),
             gap=_between(rng, self.gap) if sheet and chance(rng, 0.5) else 0.0,
             sheet=sheet,
@@ -206,9 +211,9 @@ class Recipe:
         if not diameter > 0:
             raise InputError(f"diameter {diameter}: give the diameter of a cell in px, for example 30")
         main = _choice(rng, self.shapes)
-        shape = main.draw(rng, diameter)
+        shape = main.draw(rng, diameter * _between(rng, main.scale))
         if self.target == "nuclei" and shape.nucleus is not None:
-            shape = replace(shape, diameter=diameter / shape.nucleus.ratio)
+            shape = replace(shape, diameter=shape.diameter / shape.nucleus.ratio)
         others = tuple(
             one.draw(rng, shape.diameter * _between(rng, one.scale), share=_log_between(rng, one.share))
             for one in self.companions
@@ -218,7 +223,7 @@ class Recipe:
         look = str(rng.choice(["as is", "gray", "inverted", "photograph"], p=[1.0 - sum(self.looks), *self.looks]))
         return Scene(
             size=(int(size[0]), int(size[1])),
-            cells=Cells((shape, *others), self.layout.draw(rng), self.bare),
+            cells=Cells((shape, *others), self.layout.draw(rng, kind=shape.kind), self.bare),
             modality=modality,
             optics=Optics.random(rng, diameter=diameter, dark=dark),
             camera=Camera.random(rng, color=modality.color or look == "photograph", dark=dark),
@@ -258,6 +263,7 @@ _IRREGULAR = ShapeRange(
 )
 _SPREAD = ShapeRange(
     "star",
+    scale=(1.06, 1.06),
     variation=(0.1, 0.4),
     elongation=(1.05, 2.2),
     irregularity=(0.02, 0.12),
@@ -276,12 +282,15 @@ _SPINDLE = ShapeRange(
     ratio=(0.25, 0.5),
     profiles=("spread", "dome"),
 )
-_NEURON = ShapeRange("neuron", weight=0.5, variation=(0.1, 0.3), arms=(2, 5), bend=(0.1, 0.6), ratio=(0.3, 0.5))
+_NEURON = ShapeRange(
+    "neuron", weight=0.5, scale=(1.08, 1.08), variation=(0.1, 0.3), arms=(2, 5), bend=(0.1, 0.6), ratio=(0.3, 0.5)
+)
 _TISSUE = ShapeRange(
     variation=(0.05, 0.3), elongation=(1.05, 2.2), irregularity=(0.0, 0.1), ratio=(0.4, 0.7), profiles=("flat",)
 )
 _ROD = ShapeRange(
     "rod",
+    scale=(1.06, 1.06),
     variation=(0.08, 0.35),
     elongation=(1.6, 6.0),
     irregularity=(0.0, 0.03),
@@ -297,7 +306,8 @@ _CHAIN = replace(_ROD, weight=0.5, elongation=(1.4, 4.0), chain=(2, 7), bend=(0.
 _THREAD = ShapeRange(
     "filament",
     weight=0.25,
-    variation=(0.2, 0.5),
+    scale=(1.15, 1.15),
+    variation=(0.1, 0.4),
     elongation=(8.0, 30.0),
     irregularity=(0.0, 0.0),
     bend=(0.1, 1.2),
@@ -407,7 +417,7 @@ RECIPES: dict[str, Recipe] = {
             View("Fluorescence", kind="bacteria", channels="cytoplasm"),
             View("Brightfield", kind="bacteria"),
         ),
-        replace(_BACTERIA, density=(0.03, 0.3), patterns=("random",), overlap=(-0.4, 0.0)),
+        replace(_BACTERIA, density=(0.03, 0.22), patterns=("random",), overlap=(-0.4, 0.0), relax=(12, 24), loose=0.0),
     ),
     "yeast": Recipe(
         "budding yeast: brightfield, phase contrast, DIC, fluorescence",
