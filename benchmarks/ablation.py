@@ -115,7 +115,7 @@ def steps() -> Iterator[Row]:
             before = BEFORE.get(name, "+ diameter estimation")
             paper = PAPER[name] - PAPER[before]
             changes = by_image(pictures, f1[name]) - by_image(pictures, f1[before])
-            against += f", {paper:+.3f} over {before.removeprefix('+ ')}; {verdict(paper, changes)}"
+            against += f", {paper:+.3f} from {before.removeprefix('+ ')}; {verdict(paper, changes)}"
         yield Row(f"{name}: F1@0.5", float(by_image(pictures, f1[name]).mean()), "", against, data=data, split="val")
     figures = {name: float(by_image(pictures, values).mean()) for name, values in f1.items()}
     lines = {name: by_factor(pictures, f1[name]) for name in list(PAPER)[:3]}
