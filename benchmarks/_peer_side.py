@@ -2,8 +2,7 @@
 
     python _peer_side.py FUNCTION INPUT.npz OUTPUT.npz REPEATS
 
-Each function here prepares its work from arrays and returns a callable without arguments. That callable is
-run once to warm up (numba compiles then) and REPEATS times with the clock on; it returns a dict of arrays.
+The first run, to warm up, is when numba compiles.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from cellpose import dynamics, metrics, models
+from cellpose import dynamics, metrics, models, train
 from cellpose.resnet_torch import CPnet
+
+from _side import Work, run_side
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts" / "peer"))
 from seeded import seeded_weights
 
-Work = Callable[[], dict[str, Any]]
 CPU = torch.device("cpu")
 WIDTHS = [2, 32, 64, 128, 256]
 
@@ -84,6 +84,26 @@ def segment(image: np.ndarray, diameter: np.ndarray, weights_seed: np.ndarray) -
     return work
 
 
+def train_steps(images: np.ndarray, labels: np.ndarray, weights_seed: np.ndarray) -> Work:
+    """The package's own training loop on (N, Y, X) images, with seeded weights; ``step_seconds`` for 8 crops.
+
+    Two lengths are timed and their difference counts, so that what is made once is left out.
+    """
+
+    def seconds(folder: str, n: int) -> float:
+        model = models.CellposeModel(gpu=False, pretrained_model=_seeded_model(folder, int(weights_seed)))
+        data = {"train_data": list(images), "train_labels": list(labels), "channels": [0, 0]}
+        start = time.perf_counter()
+        train.train_seg(model.net, **data, n_epochs=1, nimg_per_epoch=n, min_train_masks=1, save_path=folder)
+        return time.perf_counter() - start
+
+    def work() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            return {"step_seconds": (seconds(folder, 40) - seconds(folder, 8)) / 4}
+
+    return work
+
+
 def _seeded_model(folder: str, seed: int) -> str:
     """Path of a state dict with seeded weights, saved by Cellpose; its diam_mean is 30, as cyto's."""
     net = CPnet(WIDTHS, nout=3, sz=3)
@@ -105,26 +125,14 @@ def _timed(function: Callable[..., Any], clock: dict[str, float], name: str) -> 
     return timed
 
 
-FUNCTIONS = {f.__name__: f for f in (labels_to_flows, compute_masks, average_precision, net_maps, segment)}
-
-
-def main(function: str, source: str, target: str, repeats: str) -> None:
-    logging.disable(logging.WARNING)
-    with np.load(source) as file:
-        work = FUNCTIONS[function](**file)
-    work()
-    times: dict[str, list[float]] = {"seconds": []}
-    for _ in range(int(repeats)):
-        start = time.perf_counter()
-        result = work()
-        times["seconds"].append(time.perf_counter() - start)
-        for name in [name for name in result if name.endswith("_seconds")]:
-            times.setdefault(name, []).append(result.pop(name))
-    for name, values in times.items():
-        result[name], result[f"{name}_median"] = np.min(values), np.median(values)
-    versions = np.array(f"cellpose {version('cellpose')}, torch {torch.__version__}")
-    np.savez(target, **result, threads=np.array(torch.get_num_threads()), versions=versions)
+FUNCTIONS = {f.__name__: f for f in (labels_to_flows, compute_masks, average_precision, net_maps, segment, train_steps)}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    logging.disable(logging.WARNING)
+    run_side(
+        FUNCTIONS,
+        sys.argv[1:],
+        threads=torch.get_num_threads,
+        versions=lambda: f"cellpose {version('cellpose')}, torch {torch.__version__}",
+    )
