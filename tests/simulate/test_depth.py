@@ -28,8 +28,8 @@ def test_every_id_is_one_solid_piece(name: str) -> None:
 
 
 def test_balls_are_balls() -> None:
-    cells = Cells((Shape(diameter=24.0, variation=0.0, elongation=1.0, irregularity=0.0),), Layout(density=0.05))
-    made = stack(Scene(size=(150, 150), cells=cells, seed=4), 60, step=1.0)
+    cells = Cells((Shape(diameter=18.0, variation=0.0, elongation=1.0, irregularity=0.0),), Layout(density=0.05))
+    made = stack(Scene(size=(110, 110), cells=cells, seed=4), 40, step=1.0)
     volumes = np.bincount(made.labels.ravel())[1:]
     inside = [  # those that touch no side
         k
@@ -37,7 +37,7 @@ def test_balls_are_balls() -> None:
         if not any((np.take(made.labels, end, axis=axis) == k).any() for axis in range(3) for end in (0, -1))
     ]
     assert inside
-    assert np.median(volumes[np.array(inside) - 1]) == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.1)
+    assert np.median(volumes[np.array(inside) - 1]) == pytest.approx(4 / 3 * np.pi * 9**3, rel=0.1)
     for k in inside:
         slices = (made.labels == k).sum((1, 2))
         top = int(slices.argmax())

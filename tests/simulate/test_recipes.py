@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellweave.core.errors import InputError
-from cellweave.core.labels import median_diameter
+from cellweave.core.labels import diameters, median_diameter
 from cellweave.simulate import RECIPES, picture, scene, stream
 from cellweave.simulate.geometry import SMALLEST
 
@@ -40,7 +40,7 @@ def test_same_seed_same_bytes_whatever_the_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_label_is_one_piece_and_nuclei_stay_at_home(name: str) -> None:
-    for number in range(3):
+    for number in range(2):
         made = picture(name, number, seed=11, size=(112, 144), diameter=22)
         labels = made.labels
         assert labels.dtype == np.int32
@@ -64,20 +64,25 @@ def test_every_label_is_one_piece_and_nuclei_stay_at_home(name: str) -> None:
         assert not geometry.height[geometry.labels == 0].any()
 
 
-@pytest.mark.parametrize("diameter", [6.0, 24.0, 90.0])
+@pytest.mark.parametrize("diameter", [6.0, 24.0, 60.0])
 @pytest.mark.parametrize("name", RECIPES)
 def test_objects_have_the_diameter_that_was_asked_for(name: str, diameter: float) -> None:
-    side = max(96, int(9 * diameter))
+    side = max(96, int(8 * diameter))
     found = []
-    for number in range(4 if diameter < 50 else 3):
+    for number in range(3):
         made = scene(name, number, seed=2, size=(side, side), diameter=diameter)
         found.append(median_diameter(made.truth(made.geometry())))
     assert np.median(found) == pytest.approx(diameter, rel=0.25)
 
 
 def test_the_largest_cells() -> None:
-    made = scene("whole_cells", 1, size=(1200, 1200), diameter=300)
-    assert median_diameter(made.truth(made.geometry())) == pytest.approx(300, rel=0.25)
+    found = []
+    for number in range(3):
+        made = scene("whole_cells", number, size=(1100, 1100), diameter=300)
+        labels = made.truth(made.geometry())
+        sides = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+        found.append(np.where(np.isin(labels, sides), 0, labels))
+    assert np.median(np.concatenate([diameters(labels) for labels in found])) == pytest.approx(300, rel=0.25)
 
 
 @settings(max_examples=25)

@@ -16,7 +16,7 @@ def alone(shape: Shape, seed: int = 0) -> Geometry:
     """One cell in the middle of a field that holds it."""
     rng = np.random.default_rng(seed)
     drawn = draw(shape, 1, samples_for(shape.diameter), rng)
-    side = int(9 * shape.diameter)
+    side = int(8 * shape.diameter)
     middle = np.float32(side / 2)
 
     def put(parts: Parts) -> Parts:
@@ -28,12 +28,12 @@ def alone(shape: Shape, seed: int = 0) -> Geometry:
     return paint(put(drawn.cells), put(drawn.nuclei), (side, side), contact=Contact(), rank=np.zeros(cells, np.float32))
 
 
-@pytest.mark.parametrize("diameter", [12.0, 40.0, 150.0])
+@pytest.mark.parametrize("diameter", [12.0, 40.0, 90.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_area_is_that_of_a_disk_of_the_diameter(kind: str, diameter: float) -> None:
     elongation = 10.0 if kind == "filament" else 1.6
     shape = Shape(kind, diameter, variation=0.0, elongation=elongation, bend=0.2)
-    found = [alone(shape, seed).diameter for seed in range(5)]
+    found = [alone(shape, seed).diameter for seed in range(3)]
     assert np.median(found) == pytest.approx(diameter, rel=0.12)
 
 

@@ -7,6 +7,7 @@ void bind_objects(nanobind::module_& m);
 void bind_overlap(nanobind::module_& m);
 void bind_measure(nanobind::module_& m);
 void bind_star_convex(nanobind::module_& m);
+void bind_outlines(nanobind::module_& m);
 void bind_views(nanobind::module_& m);
 
 NB_MODULE(_kernels, m) {
@@ -17,5 +18,6 @@ NB_MODULE(_kernels, m) {
   bind_overlap(m);
   bind_measure(m);
   bind_star_convex(m);
+  bind_outlines(m);
   bind_views(m);
 }

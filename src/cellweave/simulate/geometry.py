@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cellweave import _kernels
+
 Box = tuple[slice, slice]
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
@@ -21,7 +23,7 @@ SMALLEST = 12
 """Objects with fewer pixels are not drawn."""
 VISIBLE = 0.25
 """A cell of which less than this part is seen under the cells above it is not drawn."""
-_CHUNK = 1 << 17
+_CHUNK = 1 << 20  # pixels of boxes that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +159,8 @@ class Parts:
         """Half extents (P,) of each part along and across its axis."""
         radius = self.outline.max(axis=1, initial=0.0)
         along = self.core + self.a * radius
-        across = self.b * radius * (1.0 + np.abs(self.taper)) + 0.5 * np.abs(self.bend) * along**2
+        curve = np.abs(self.bend) * along
+        across = self.b * radius * (1.0 + np.abs(self.taper)) * np.sqrt(1.0 + curve**2) + 0.5 * curve * along
         return along, across
 
 
@@ -192,82 +195,38 @@ class _Hits:
 
 def _hits(parts: Parts, shape: tuple[int, int], warp: tuple[Floats, Floats] | None) -> _Hits:
     along, across = parts.reach
-    c, s = np.abs(np.cos(parts.angle)), np.abs(np.sin(parts.angle))
-    slack = 1.0 if warp is None else 1.0 + float(max(np.abs(w).max(initial=0.0) for w in warp))
-    half = (s * along + c * across + slack, c * along + s * across + slack)
-    y0, y1, x0, x1 = (
-        np.clip(np.rint(middle + sign * size), 0, n).astype(np.int64)
-        for middle, size, n in ((parts.y, half[0], shape[0]), (parts.x, half[1], shape[1]))
+    c, s = np.cos(parts.angle), np.sin(parts.angle)
+    shift = np.zeros((2, 0, 0), np.float32) if warp is None else np.stack(warp)
+    slack = 1.0 + float(np.abs(shift).max(initial=0.0))
+    tall, wide = np.abs(s) * along + np.abs(c) * across + slack, np.abs(c) * along + np.abs(s) * across + slack
+    ends = [
+        np.clip(np.rint(middle + sign * size), 0, n)
+        for middle, size, n in ((parts.y, tall, shape[0]), (parts.x, wide, shape[1]))
         for sign in (-1, 1)
-    )
-    widths = np.maximum(x1 - x0, 0)
-    counts = np.maximum(y1 - y0, 0) * widths
+    ]
+    boxes = np.stack(ends, axis=1).astype(np.int32)
+    counts = (boxes[:, 1] - boxes[:, 0]).astype(np.int64) * (boxes[:, 3] - boxes[:, 2])
+    furthest = parts.outline.max(axis=1, initial=0.0)
+    columns = (parts.y, parts.x, c, s, parts.a, parts.b, parts.core, parts.bend, parts.taper, parts.pinch, furthest)
+    values = np.stack(columns, axis=1).astype(np.float32)
     found: list[_Hits] = []
     seen = np.flatnonzero(counts)
-    start = 0
     total = np.cumsum(counts[seen])
+    start = 0
     while start < len(seen):
         done = total[start - 1] if start else 0
         stop = max(start + 1, int(np.searchsorted(total, done + _CHUNK, side="right")))
         some = seen[start:stop]
-        found.append(_chunk(parts.take(some), some, (y0[some], x0[some], widths[some], counts[some]), shape[1], warp))
+        room = int(total[stop - 1] - done)
+        pixel, part, rho = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
+        n = _kernels.outline_pixels(
+            values[some], np.ascontiguousarray(parts.outline[some]), boxes[some], shift, shape[1], pixel, part, rho
+        )
+        found.append(_Hits(pixel[:n].astype(np.intp), some[part[:n]], rho[:n]))
         start = stop
     if not found:
         return _Hits(np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0, np.float32))
     return _Hits(*(np.concatenate([getattr(hit, f.name) for hit in found]) for f in fields(_Hits)))
-
-
-def _chunk(
-    parts: Parts,
-    number: NDArray[np.intp],
-    boxes: tuple[NDArray[np.int64], ...],
-    columns: int,
-    warp: tuple[Floats, Floats] | None,
-) -> _Hits:
-    """`_hits` of a few parts: every pixel of every box at once."""
-    y0, x0, widths, counts = (box.astype(np.int32) for box in boxes)
-    local = np.repeat(np.arange(len(parts), dtype=np.int32), counts)
-    k = np.arange(len(local), dtype=np.int32) - np.repeat(np.cumsum(counts, dtype=np.int32) - counts, counts)
-    width = widths[local]
-    row = k // width
-    y, x = y0[local] + row, x0[local] + (k - row * width)
-    pixel = y * np.int32(columns) + x
-    fy, fx = y.astype(np.float32), x.astype(np.float32)
-    if warp is not None:
-        fy += warp[0].ravel()[pixel]
-        fx += warp[1].ravel()[pixel]
-    fy -= parts.y[local]
-    fx -= parts.x[local]
-    c, s = np.cos(parts.angle)[local], np.sin(parts.angle)[local]
-    u = c * fx + s * fy
-    v = c * fy - s * fx
-    if parts.bend.any():
-        curve = parts.bend[local]
-        v -= np.float32(0.5) * curve * u * u
-        v /= np.sqrt(1.0 + (curve * u) ** 2)
-    if parts.pinch.any():
-        v /= 1.0 - parts.pinch[local] * np.exp(-((u / (0.7 * parts.b[local])) ** 2))
-    if parts.taper.any():
-        v /= np.maximum(1.0 + parts.taper[local] * u / (parts.core + parts.a)[local], np.float32(0.1))
-    if parts.core.any():
-        core = parts.core[local]
-        u = np.sign(u) * np.maximum(np.abs(u) - core, 0)
-    u *= (1.0 / parts.a)[local]
-    v *= (1.0 / parts.b)[local]
-    samples = parts.outline.shape[1]
-    t = v / (np.abs(u) + np.abs(v) + np.float32(1e-6))
-    turn = np.where(u >= 0, 1.0 + t, 3.0 - t)
-    place = turn * np.float32(samples / 4) + np.float32(samples - 0.5)
-    before = place.astype(np.int32)
-    place -= before
-    before %= samples
-    after = (before + 1) % samples
-    row = local * np.int32(samples)
-    outline = parts.outline.ravel()
-    low = outline[row + before]
-    rho = np.sqrt(u * u + v * v) / (low + place * (outline[row + after] - low))
-    inside = np.flatnonzero(rho < 1.0)
-    return _Hits(pixel[inside].astype(np.intp), number[local[inside]], rho[inside])
 
 
 @dataclass(frozen=True)
