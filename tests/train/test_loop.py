@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import importlib.util
 import json
@@ -11,24 +12,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
+from torch import nn
 
 from cellweave.core.errors import CellweaveError, InputError, WriteError
 from cellweave.core.image import Image
 from cellweave.core.progress import showing
-from cellweave.models import Segmenter
 from cellweave.nets import CellposeUNet, FastUNet
 from cellweave.prep import Channels, Normalisation
 from cellweave.representations import DiffusionFlows
-from cellweave.train.config import TrainConfig, rate_at
-from cellweave.train.loop import FEWEST_STEPS, fit
-from cellweave.train.samples import Example, Preparation, Sample, prepare
+from cellweave.train import loop
+from cellweave.train.config import SETTLED, TrainConfig, rate_at
+from cellweave.train.loop import AVERAGED, FEWEST_STEPS, best_weights, fit
+from cellweave.train.samples import Example, Preparation, Samples, joined, load, prepare
+from cellweave.train.source import Source
 
 
 @pytest.fixture(autouse=True)
@@ -41,28 +44,41 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory, domes: Callable[..., Any]) -> list[Sample]:
+def file(tmp_path_factory: pytest.TempPathFactory, domes: Callable[..., Any]) -> Path:
     """Five pictures of bright domes, prepared."""
     made = [domes(k, (90, 100), 6) for k in range(5)]
     examples = [Example(str(k), Image(picture[None]), labels) for k, (picture, labels) in enumerate(made)]
     preparation = Preparation(24.0, Channels(), Normalisation(), DiffusionFlows())
-    return prepare(examples, preparation, tmp_path_factory.mktemp("cache"))
+    file = tmp_path_factory.mktemp("cache") / "samples.f16"
+    prepare(examples, preparation, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def samples(file: Path) -> Samples:
+    return load(file)
+
+
+def part(samples: Samples, first: int, last: int) -> Samples:
+    """Samples `first` to `last`, without the last."""
+    return Samples(samples.values[samples.starts[first] : samples.starts[last]], samples.facts[first:last])
 
 
 def config(out: Path, **options: Any) -> TrainConfig:
-    return TrainConfig(out=out, **{"epochs": 3, "batch_size": 4, "crop": 64, "device": "cpu", **options})
+    return TrainConfig(out=out, **{"epochs": 3, "batch_size": 4, "crop": 32, "device": "cpu", **options})
 
 
-def narrow(seed: int = 0) -> Segmenter:
+def narrow(seed: int = 0) -> FastUNet:
     torch.manual_seed(seed)
-    return Segmenter(FastUNet(widths=(4, 8, 8, 8)), DiffusionFlows(), 24.0)
+    return FastUNet(widths=(4, 8, 8, 8))
 
 
-def run(
-    samples: list[Sample], settings: TrainConfig, *, resume: bool = False, model: Segmenter | None = None
-) -> Segmenter:
+def run(samples: Samples, settings: TrainConfig, *, resume: bool = False, net: nn.Module | None = None) -> nn.Module:
+    """Train on four samples, judge by the fifth."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    return fit(model or narrow(), samples[:4], samples[4:], settings, resume=resume)
+    net = net or narrow()
+    fit(net, DiffusionFlows(), part(samples, 0, 4), part(samples, 4, 5), settings, resume=resume)
+    return net
 
 
 def log_rows(out: Path) -> list[dict[str, float]]:
@@ -70,50 +86,79 @@ def log_rows(out: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
 
 
-def assert_equal_nets(a: Segmenter, b: Segmenter) -> None:
-    others = b.net.state_dict()
-    for name, value in a.net.state_dict().items():
-        assert torch.equal(value, others[name]), name
+def assert_equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
 
 
-def test_training_lowers_the_loss(samples: list[Sample], tmp_path: Path) -> None:
-    model = run(samples, config(tmp_path, epochs=8, learning_rate=0.01))
+def assert_equal_nets(a: nn.Module, b: nn.Module) -> None:
+    assert_equal_weights(a.state_dict(), b.state_dict())
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Trained and averaged weights, the optimiser, and the log but for the clock."""
+    first, second = (torch.load(out / "checkpoint.pt", weights_only=True) for out in (a, b))
+    for name in ("net", "averaged"):
+        assert_equal_weights(first[name], second[name])
+    for mine, other in zip(first["optimiser"]["state"].values(), second["optimiser"]["state"].values(), strict=True):
+        for name, value in mine.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
+    rows, others = log_rows(a), log_rows(b)
+    for name in ("epoch", "training_loss", "validation_loss", "learning_rate"):
+        assert [row[name] for row in rows] == [row[name] for row in others]
+
+
+def test_training_lowers_the_loss(samples: Samples, tmp_path: Path) -> None:
+    net = run(samples, config(tmp_path, epochs=8, learning_rate=0.01, crop=64))
     rows = log_rows(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert rows[-1]["training_loss"] < 0.6 * rows[0]["training_loss"]
     assert min(row["validation_loss"] for row in rows) < 0.6 * rows[0]["validation_loss"]
-    assert not model.net.training
+    assert not net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_what_a_run_leaves(samples: list[Sample], tmp_path: Path) -> None:
+def test_what_a_run_leaves(samples: Samples, tmp_path: Path) -> None:
     settings = config(tmp_path, epochs=2)
-    model = run(samples, settings)
-    assert {"best", "checkpoint.pt", "log.csv"} <= {p.name for p in tmp_path.iterdir()}
-    assert_equal_nets(model, Segmenter.load(tmp_path / "best"))
+    net = run(samples, settings)
+    assert {"best.pt", "checkpoint.pt", "log.csv"} <= {p.name for p in tmp_path.iterdir()}
+    assert list(tmp_path.glob(".*")) == []
+    assert_equal_weights(net.state_dict(), best_weights(tmp_path))
     for row in log_rows(tmp_path):
-        assert row.keys() == {"epoch", "training_loss", "validation_loss", "learning_rate", "seconds"}
-        steps = FEWEST_STEPS
-        assert row["learning_rate"] == pytest.approx(rate_at(settings, row["epoch"] - 1 / steps))
+        assert list(row) == [
+            "epoch",
+            "training_loss",
+            "validation_loss",
+            "learning_rate",
+            "seconds",
+            "patches_per_second",
+            "data_wait_percent",
+        ]
+        assert row["learning_rate"] == pytest.approx(rate_at(settings, row["epoch"] - 1 / FEWEST_STEPS))
+        assert row["patches_per_second"] == pytest.approx(FEWEST_STEPS * 4 / row["seconds"], rel=0.2)
+        assert 0 <= row["data_wait_percent"] <= 100
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert json.loads(content["config"])["epochs"] == 2
+    assert content["state"]["step"] == 2 * FEWEST_STEPS
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra tensorboard is not installed")
-def test_tensorboard_sees_every_epoch(samples: list[Sample], tmp_path: Path) -> None:
+def test_tensorboard_sees_every_epoch(samples: Samples, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(samples, config(tmp_path, epochs=3))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     rows = log_rows(tmp_path)
-    for name in ("training_loss", "validation_loss", "learning_rate"):
+    for name in ("training_loss", "validation_loss", "learning_rate", "patches_per_second"):
         found = events.Scalars(name)
         assert [e.step for e in found] == [1, 2, 3]
         assert [e.value for e in found] == pytest.approx([row[name] for row in rows], rel=1e-4)
 
 
 def test_without_tensorboard_training_works(
-    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with caplog.at_level("INFO", logger="cellweave"):
@@ -123,11 +168,31 @@ def test_without_tensorboard_training_works(
     assert len(log_rows(tmp_path)) == 1
 
 
-def test_the_same_seed_gives_the_same_weights(samples: list[Sample], tmp_path: Path) -> None:
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra tensorboard is not installed")
+def test_tensorboard_that_cannot_be_written_is_no_reason_to_stop(
+    samples: Samples, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorboard").touch()  # no folder can be made there
+    run(samples, config(tmp_path, epochs=2))
+    assert len(log_rows(tmp_path)) == 2
+    assert caplog.text.count("no TensorBoard events are written any more") == 1
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(self: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "flush", full)
+    run(samples, config(tmp_path / "b", epochs=2))
+    assert len(log_rows(tmp_path / "b")) == 2
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_the_same_seed_gives_the_same_weights(samples: Samples, tmp_path: Path) -> None:
     first, second = (run(samples, config(tmp_path / name, epochs=2)) for name in "ab")
     assert_equal_nets(first, second)
     other = run(samples, config(tmp_path / "c", epochs=2, seed=1))
-    assert not torch.equal(other.net.head.weight, first.net.head.weight)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(other.state_dict()["head.weight"], first.state_dict()["head.weight"])
 
 
 class Stop(Exception):
@@ -145,7 +210,7 @@ def stop_at(step: int) -> Callable[..., None]:
 @pytest.mark.parametrize("recipe", ["adamw", "sgd"])
 @pytest.mark.parametrize("step", [2 * FEWEST_STEPS + 3, 2 * FEWEST_STEPS])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    samples: list[Sample], tmp_path: Path, recipe: str, step: int
+    samples: Samples, tmp_path: Path, recipe: str, step: int
 ) -> None:
     """Stopped in the third epoch, or after the last step of the second, before its checkpoint."""
     options: dict[str, Any] = {"epochs": 4, "recipe": recipe, "learning_rate": 0.01}
@@ -154,12 +219,57 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         run(samples, config(tmp_path / "b", **options))
     whole = (step - 1) // FEWEST_STEPS
     assert len(log_rows(tmp_path / "b")) == whole
-    resumed = run(samples, config(tmp_path / "b", **options), resume=True, model=narrow(seed=9))
+    resumed = run(samples, config(tmp_path / "b", **options), resume=True, net=narrow(seed=9))
     assert_equal_nets(resumed, unbroken)
-    a, b = log_rows(tmp_path / "a"), log_rows(tmp_path / "b")
-    for name in ("epoch", "training_loss", "validation_loss", "learning_rate"):
-        assert [row[name] for row in a] == [row[name] for row in b]
-    assert resumed.hash == unbroken.hash
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_goes_on_in_the_middle_of_an_epoch(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """A checkpoint at every step: not one is made again, and the result is that of an unbroken run."""
+    options: dict[str, Any] = {"epochs": 3, "learning_rate": 0.01, "accumulate": accumulate}
+    unbroken = run(samples, config(tmp_path / "a", **options))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    made: list[int] = []
+    resumed: nn.Module | None = None
+    for stop in (3, 6, FEWEST_STEPS + 5, 2 * FEWEST_STEPS + 1):
+
+        def sink(task: str, done: int, total: int, note: str, stop: int = stop) -> None:
+            if task == "training" and "validating" not in note:
+                made.append(done)
+                if done == stop:
+                    raise Stop
+
+        with pytest.raises(Stop), showing(sink):
+            run(samples, config(tmp_path / "b", **options), resume=stop > 3, net=narrow(seed=stop if stop > 3 else 0))
+    resumed = run(samples, config(tmp_path / "b", **options), resume=True, net=narrow(seed=9))
+    assert_equal_nets(resumed, unbroken)
+    assert_equal_runs(tmp_path / "a", tmp_path / "b")
+    # Stopped when the step was told, just before its checkpoint: that step alone is made twice.
+    assert made == sorted(made)
+    assert len(made) - len(set(made)) == 3
+
+
+def test_a_row_of_the_log_is_there_once(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between the row of an epoch and its checkpoint, the epoch is made again, and its row replaced."""
+    unbroken = run(samples, config(tmp_path / "a", epochs=3))
+    save, saved = loop._save_checkpoint, []
+
+    def third(*arguments: Any) -> None:
+        saved.append(1)
+        if len(saved) == 2:
+            raise Stop
+        save(*arguments)
+
+    monkeypatch.setattr(loop, "_save_checkpoint", third)
+    with pytest.raises(Stop):
+        run(samples, config(tmp_path / "b", epochs=3))
+    assert len(log_rows(tmp_path / "b")) == 2
+    resumed = run(samples, config(tmp_path / "b", epochs=3), resume=True, net=narrow(seed=9))
+    assert [row["epoch"] for row in log_rows(tmp_path / "b")] == [1, 2, 3]
+    assert_equal_nets(resumed, unbroken)
 
 
 KILLED = """
@@ -167,63 +277,63 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from cellweave.models import Segmenter
 from cellweave.nets import FastUNet
 from cellweave.representations import DiffusionFlows
+from cellweave.train import loop
 from cellweave.train.config import TrainConfig
-from cellweave.train.loop import fit
-from cellweave.train.samples import Sample
-import numpy as np
-out, *files = sys.argv[1:]
+from cellweave.train.samples import Samples, load
+out, file = map(Path, sys.argv[1:])
 torch.manual_seed(0)
-model = Segmenter(FastUNet(widths=(4, 8, 8, 8)), DiffusionFlows(), 24.0)
-weights = np.array([[1], [0]], np.float32)
-samples = [Sample(Path(f).stem, "", Path(f), weights, False) for f in files]
-settings = TrainConfig(out=Path(out), epochs=200, batch_size=4, crop=64, device="cpu")
-fit(model, samples[:4], samples[4:], settings, resume=False)
+samples, starts = load(file), load(file).starts
+parts = [Samples(samples.values[starts[a]:starts[b]], samples.facts[a:b]) for a, b in ((0, 4), (4, 5))]
+loop.CHECKPOINT_SECONDS = 0.0
+settings = TrainConfig(out=out, epochs=100, batch_size=4, crop=32, device="cpu")
+loop.fit(FastUNet(widths=(4, 8, 8, 8)), DiffusionFlows(), *parts, settings)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGKILL")
-def test_a_killed_process_loses_no_whole_epoch(samples: list[Sample], tmp_path: Path) -> None:
-    """SIGKILL, which nobody can catch, somewhere in an epoch; then --resume."""
-    command = [sys.executable, "-c", KILLED, tmp_path / "out", *(s.file for s in samples)]
-    (tmp_path / "out").mkdir()
-    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+def test_a_killed_process_goes_on_at_its_last_checkpoint(samples: Samples, file: Path, tmp_path: Path) -> None:
+    """SIGKILL, which nobody can catch, somewhere in an epoch; from there the run is the one that was not killed."""
+    out = tmp_path / "out"
+    out.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, out, file], env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as process:
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            if (tmp_path / "out" / "log.csv").exists() and len(log_rows(tmp_path / "out")) >= 2:
+            if (out / "log.csv").exists() and len(log_rows(out)) >= 2:
                 break
             time.sleep(0.01)
         time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    content = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
-    epochs = content["state"]["epoch"]
-    assert epochs >= 2
-    settings = config(tmp_path / "out", epochs=200)
-    reached: list[str] = []
+    step = torch.load(out / "checkpoint.pt", weights_only=True)["state"]["step"]
+    assert step >= 2 * FEWEST_STEPS
+    end = (step // FEWEST_STEPS + 1) * FEWEST_STEPS + 1
+    reached: list[int] = []
 
     def sink(task: str, done: int, total: int, note: str) -> None:
-        if task == "training":
-            reached.append(note)
-            if done == (epochs + 1) * FEWEST_STEPS + 2:
+        if task == "training" and "validating" not in note:
+            reached.append(done)
+            if done == end:
                 raise Stop
 
     with pytest.raises(Stop), showing(sink):
-        run(samples, settings, resume=True, model=narrow(seed=9))
-    assert reached[0].startswith(f"epoch {epochs + 1}/200")
-    assert epochs + 1 in [row["epoch"] for row in log_rows(tmp_path / "out")]
-    assert Segmenter.load(tmp_path / "out" / "best").hash
+        run(samples, config(out, epochs=100), resume=True, net=narrow(seed=9))
+    assert reached == list(range(step + 1, end + 1))
+    with pytest.raises(Stop), showing(stop_at(end)):
+        run(samples, config(tmp_path / "unbroken", epochs=100))
+    assert_equal_runs(out, tmp_path / "unbroken")
 
 
-def test_nothing_to_resume(samples: list[Sample], tmp_path: Path) -> None:
+def test_nothing_to_resume(samples: Samples, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing to resume: there is no .*checkpoint\.pt; start without --resume"):
         run(samples, config(tmp_path), resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other keys", "not a dict", "config", "state", "net"])
-def test_a_damaged_checkpoint_is_told(samples: list[Sample], tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_told(samples: Samples, tmp_path: Path, damage: str) -> None:
     settings = config(tmp_path, epochs=1)
     run(samples, settings)
     path = tmp_path / "checkpoint.pt"
@@ -249,7 +359,7 @@ def test_a_damaged_checkpoint_is_told(samples: list[Sample], tmp_path: Path, dam
         run(samples, settings, resume=True)
 
 
-def test_a_checkpoint_runs_no_code(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_checkpoint_runs_no_code(samples: Samples, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -260,30 +370,118 @@ def test_a_checkpoint_runs_no_code(samples: list[Sample], tmp_path: Path) -> Non
     assert not (tmp_path / "ran").exists()
 
 
-def test_resuming_with_other_settings_is_refused(samples: list[Sample], tmp_path: Path) -> None:
+def test_resuming_with_other_settings_is_refused(samples: Samples, tmp_path: Path) -> None:
     run(samples, config(tmp_path, epochs=1))
-    with pytest.raises(InputError, match=r"other settings \(epochs=1, crop=64\)"):
-        run(samples, config(tmp_path, epochs=2, crop=96), resume=True)
+    with pytest.raises(InputError, match=r"other settings \(crop=32, seed=0\)"):
+        run(samples, config(tmp_path, epochs=1, crop=96, seed=1), resume=True)
     run(samples, config(tmp_path, epochs=1, device="auto"), resume=True)  # the device may change
 
 
-def test_a_finished_run_can_be_resumed(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_run_may_be_made_longer_before_its_rate_falls(samples: Samples, tmp_path: Path) -> None:
+    """Stopped on the plateau, 5 epochs become 8, with the rates of a run of 8 epochs."""
+    settings = config(tmp_path, epochs=8, learning_rate=0.01)
+    with pytest.raises(Stop), showing(stop_at(int(SETTLED * 5) * FEWEST_STEPS)):
+        run(samples, replace(settings, epochs=5))
+    with pytest.raises(InputError, match=r"other settings \(epochs=5\)"):
+        run(samples, replace(settings, epochs=4), resume=True)  # shorter is refused
+    run(samples, settings, resume=True, net=narrow(seed=9))
+    assert [row["epoch"] for row in log_rows(tmp_path)] == list(range(1, 9))
+    for row in log_rows(tmp_path):
+        assert row["learning_rate"] == pytest.approx(rate_at(settings, row["epoch"] - 1 / FEWEST_STEPS))
+    assert rate_at(settings, 2.5) == rate_at(replace(settings, epochs=5), 2.5) == 0.01
+
+
+def test_a_run_whose_rate_fell_cannot_be_made_longer(samples: Samples, tmp_path: Path) -> None:
+    with pytest.raises(Stop), showing(stop_at(4 * FEWEST_STEPS + 1)):
+        run(samples, config(tmp_path / "a", epochs=5))
+    with pytest.raises(InputError, match=r"other settings \(epochs=5\)"):
+        run(samples, config(tmp_path / "a", epochs=8), resume=True)
+    with pytest.raises(Stop), showing(stop_at(FEWEST_STEPS + 1)):
+        run(samples, config(tmp_path / "b", epochs=5, recipe="sgd"))
+    with pytest.raises(InputError, match=r"other settings \(epochs=5\)"):  # the paper's schedule depends on its length
+        run(samples, config(tmp_path / "b", epochs=8, recipe="sgd"), resume=True)
+
+
+def test_a_finished_run_can_be_resumed(samples: Samples, tmp_path: Path) -> None:
     settings = config(tmp_path, epochs=2)
     first = run(samples, settings)
-    again = run(samples, settings, resume=True, model=narrow(seed=9))
+    again = run(samples, settings, resume=True, net=narrow(seed=9))
     assert_equal_nets(first, again)
     assert len(log_rows(tmp_path)) == 2
 
 
-def test_a_new_run_in_an_old_folder_starts_from_scratch(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_new_run_in_an_old_folder_starts_from_scratch(samples: Samples, tmp_path: Path) -> None:
     run(samples, config(tmp_path, epochs=3, learning_rate=0.01))
     fresh = run(samples, config(tmp_path, epochs=1))
     assert len(log_rows(tmp_path)) == 1
     assert_equal_nets(fresh, run(samples, config(tmp_path / "other", epochs=1)))
 
 
+def test_averaged_weights_are_their_formula() -> None:
+    """a <- d a + (1 - d) w, d = min(0.999, (1 + step) / (10 + step)); whole numbers are copied."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    averaged = copy.deepcopy(net)
+    expected = {k: v.double().clone() for k, v in net.state_dict().items()}
+    for step in (0, 1, 2, 50, 10**6):
+        with torch.no_grad():
+            for value in net.state_dict().values():
+                value.copy_(torch.randn(value.shape) * 5)
+        loop._average(averaged, net, step)
+        keep = min(AVERAGED, (1 + step) / (10 + step))
+        for name, value in net.state_dict().items():
+            whole = not value.is_floating_point()
+            expected[name] = value.double() if whole else keep * expected[name] + (1 - keep) * value.double()
+    for name, value in averaged.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_kept_and_judged_are_averaged_weights(samples: Samples, tmp_path: Path) -> None:
+    run(samples, config(tmp_path, epochs=1))
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert_equal_weights(content["averaged"], best_weights(tmp_path))
+    assert not torch.equal(content["averaged"]["head.weight"], content["net"]["head.weight"])
+
+
+class Recording(torch.optim.SGD):
+    """Keeps the gradients of its first step."""
+
+    first: list[torch.Tensor]
+
+    def step(self, *arguments: Any, **options: Any) -> Any:
+        if not hasattr(self, "first"):
+            self.first = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+        return super().step(*arguments, **options)
+
+
+def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Recording] = []
+
+    def optimiser(net: nn.Module, settings: TrainConfig) -> Recording:
+        made.append(Recording(net.parameters(), lr=settings.peak_rate))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "_optimiser", optimiser)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: None)
+    settings = config(tmp_path, epochs=1, accumulate=2)
+    run(samples, settings)
+
+    source = Source(part(samples, 0, 4), settings, DiffusionFlows(), torch.device("cpu"))
+    net = narrow().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    gradients = []
+    for number in range(2):
+        net.zero_grad()
+        planes, maps = source.batch(number)
+        loop._loss(net, DiffusionFlows(), planes, maps, torch.device("cpu")).backward()  # type: ignore[no-untyped-call]
+        gradients.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    for found, a, b in zip(made[0].first, *gradients, strict=True):
+        torch.testing.assert_close(found, (a + b) / 2, rtol=1e-4, atol=1e-5)
+
+
 class Exploding(FastUNet):
-    """Its outputs become NaN after some batches, in training or only when it is evaluated."""
+    """Its outputs become NaN: after some batches of the training, or when it is evaluated."""
 
     def __init__(self, *, training: bool) -> None:
         super().__init__(widths=(2, 2, 2, 2))
@@ -292,55 +490,54 @@ class Exploding(FastUNet):
     def forward(self, x: torch.Tensor) -> Any:
         self.calls += 1
         output = super().forward(x)
-        if self.training == self.when and self.calls > 5:
+        if self.training == self.when and self.calls > 5 * self.when:
             return output._replace(maps=output.maps * float("nan"))
         return output
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_loss_that_is_no_number_ends_the_run(samples: list[Sample], tmp_path: Path, training: bool) -> None:
-    model = Segmenter(Exploding(training=training), DiffusionFlows(), 24.0)
+def test_a_loss_that_is_no_number_ends_the_run(samples: Samples, tmp_path: Path, training: bool) -> None:
     with pytest.raises(
         CellweaveError, match=r"diverged in epoch 1 \(loss nan\); lower the learning rate \(now 0.002\)"
     ):
-        run(samples, config(tmp_path), model=model)
-    assert not (tmp_path / "best").exists()
+        run(samples, config(tmp_path), net=Exploding(training=training))
+    assert not (tmp_path / "best.pt").exists()
 
 
-def test_training_stops_early_without_progress(samples: list[Sample], tmp_path: Path) -> None:
+def test_training_stops_early_without_progress(samples: Samples, tmp_path: Path) -> None:
     """With a rate of almost zero nothing gets better but by the batch norms' first steps."""
-    model = narrow()
-    for module in model.net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+    net = narrow()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.0
     settings = config(tmp_path, epochs=30, patience=3, learning_rate=1e-12)
-    run(samples, settings, model=model)
+    run(samples, settings, net=net)
     epochs = len(log_rows(tmp_path))
     assert epochs < 12
-    run(samples, settings, model=model, resume=True)
+    run(samples, settings, net=net, resume=True)
     assert len(log_rows(tmp_path)) == epochs
 
 
-def test_the_best_epoch_is_kept_not_the_last(samples: list[Sample], tmp_path: Path) -> None:
-    """A rate that ruins the net after a while."""
-    model = run(samples, config(tmp_path, epochs=6, recipe="sgd", learning_rate=3.0))
-    rows = log_rows(tmp_path)
-    losses = [row["validation_loss"] for row in rows]
-    assert losses[-1] > min(losses)
-    last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert last["state"]["best_epoch"] == 1 + losses.index(min(losses))
-    assert not torch.equal(model.net.head.weight, last["net"]["head.weight"])  # type: ignore[union-attr, arg-type]
+def test_the_best_epoch_is_kept_not_the_last(samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[dict[str, torch.Tensor]] = []
+
+    def validate(net: nn.Module, *_: Any) -> float:
+        judged.append(copy.deepcopy(net.state_dict()))
+        return [3.0, 1.0, 2.0, 1.0][len(judged) - 1]
+
+    monkeypatch.setattr(loop, "_validate", validate)
+    net = run(samples, config(tmp_path, epochs=4))
+    assert_equal_weights(net.state_dict(), judged[1])
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["best_epoch"] == 2
 
 
-def test_without_validation_images_the_training_loss_decides(samples: list[Sample], tmp_path: Path) -> None:
+def test_without_validation_images_the_training_loss_decides(samples: Samples, tmp_path: Path) -> None:
     tmp_path.mkdir(exist_ok=True)
-    fit(narrow(), samples, [], config(tmp_path, epochs=2), resume=False)
+    fit(narrow(), DiffusionFlows(), samples, None, config(tmp_path, epochs=2))
     assert all(row["training_loss"] == row["validation_loss"] for row in log_rows(tmp_path))
 
 
-def test_a_full_disk_ends_the_run_readably(
-    samples: list[Sample], tmp_path: Path, full_disk: Callable[[int], Any]
-) -> None:
+def test_a_full_disk_ends_the_run_readably(samples: Samples, tmp_path: Path, full_disk: Callable[[int], Any]) -> None:
     """The checkpoint, with the optimiser's numbers, is larger than the model."""
     run(samples, config(tmp_path / "a", epochs=1))
     size = (tmp_path / "a" / "checkpoint.pt").stat().st_size
@@ -350,7 +547,7 @@ def test_a_full_disk_ends_the_run_readably(
     assert list((tmp_path / "b").glob(".*")) == []
 
 
-def test_every_step_is_reported(samples: list[Sample], tmp_path: Path) -> None:
+def test_every_step_is_reported(samples: Samples, tmp_path: Path) -> None:
     told: list[tuple[str, int, int, str]] = []
     with showing(lambda *state: told.append(state)):
         run(samples, config(tmp_path, epochs=2))
@@ -358,22 +555,27 @@ def test_every_step_is_reported(samples: list[Sample], tmp_path: Path) -> None:
     steps = [(done, all_) for task, done, all_, note in told if task == "training" and "loss" in note]
     assert steps == [(k, total) for k in range(1, total + 1)]
     assert sum("validating" in note for *_, note in told) == 2
-    assert ("preparing the validation", 0, 2, "") in told
+    assert ("preparing the validation", 2, 2, "") in told
     assert "epoch 2/2 loss" in told[-2][3]
+    assert "patches/s, data wait" in told[-2][3]
 
 
-def test_an_epoch_shows_as_many_crops_as_images(tmp_path: Path, samples: list[Sample]) -> None:
-    told: list[int] = []
-    with showing(lambda task, done, total, note: told.append(total) if task == "training" else None):
-        fit(narrow(), samples * 5, [], config(tmp_path, epochs=1, batch_size=2), resume=False)
-    assert set(told) == {len(samples) * 5 // 2}
+def test_an_epoch_shows_as_many_crops_as_images(tmp_path: Path, samples: Samples) -> None:
+    many = joined([samples] * 8)
+    for accumulate in (1, 2):
+        told: list[int] = []
+        settings = config(tmp_path, epochs=1, batch_size=2, accumulate=accumulate, crop=32)
+        with showing(lambda task, done, total, note, told=told: told.append(total) if task == "training" else None):
+            fit(narrow(), DiffusionFlows(), many, None, settings)
+        assert set(told) == {len(samples) * 8 // 2 // accumulate}
 
 
-def test_the_networks_of_cellpose_can_be_trained(samples: list[Sample], tmp_path: Path) -> None:
+def test_the_networks_of_cellpose_can_be_trained(samples: Samples, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Segmenter(CellposeUNet(widths=(4, 6, 8)), DiffusionFlows(), 30.0)
-    trained = run(samples, config(tmp_path, epochs=1, recipe="sgd", learning_rate=0.05), model=model)
-    assert isinstance(trained.net, CellposeUNet)
+    net = CellposeUNet(widths=(4, 6, 8))
+    before = copy.deepcopy(net.state_dict())
+    run(samples, config(tmp_path, epochs=1, recipe="sgd", learning_rate=0.05), net=net)
+    assert any(not torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 @pytest.mark.parametrize("epochs", [100, 500])
@@ -396,17 +598,17 @@ def test_short_runs_warm_up_for_a_tenth(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 10, 100, 1000])
-def test_the_cosine_schedule(epochs: int, tmp_path: Path) -> None:
+def test_the_rate_is_warmed_up_constant_and_falls_as_a_cosine(epochs: int, tmp_path: Path) -> None:
     settings = config(tmp_path, epochs=epochs, learning_rate=0.01)
-    warm = min(3, 0.05 * epochs)
-    rates = [rate_at(settings, e) for e in np.linspace(0, epochs, 1001)]
+    warm, settled = min(3, 0.05 * epochs), SETTLED * epochs
+    points = np.linspace(0, epochs, 1001)
+    rates = np.array([rate_at(settings, e) for e in points])
     assert rates[0] == 0
-    assert max(rates) == pytest.approx(0.01, rel=1e-3)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
-    assert rate_at(settings, warm) == 0.01
-    assert rate_at(settings, (warm + epochs) / 2) == pytest.approx(0.005)
-    after = [r for e, r in zip(np.linspace(0, epochs, 1001), rates, strict=True) if e >= warm]
-    assert (np.diff(after) <= 0).all()
+    assert rate_at(settings, warm / 2) == pytest.approx(0.005)
+    assert (rates[(points >= warm) & (points <= settled)] == 0.01).all()
+    assert rate_at(settings, (settled + epochs) / 2) == pytest.approx(0.005)
+    assert (np.diff(rates[points >= warm]) <= 0).all()
 
 
 def test_fine_tuning_starts_at_a_tenth_of_the_rate(tmp_path: Path) -> None:
@@ -420,19 +622,38 @@ def test_fine_tuning_starts_at_a_tenth_of_the_rate(tmp_path: Path) -> None:
     "options",
     [
         {"epochs": 0},
+        {"epochs": 2.5},
+        {"epochs": "3"},
         {"batch_size": 0},
+        {"accumulate": 0},
+        {"reuse": 0},
         {"crop": 100},
         {"crop": 16},
+        {"crop": 64.0},
         {"recipe": "adam"},
         {"net": "ResNet"},
+        {"representation": "Boxes"},
         {"learning_rate": 0},
         {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
         {"diameter": 1},
+        {"diameter": float("inf")},
         {"validation": 1.0},
+        {"simulated": 1.0},
+        {"simulated": -0.1},
+        {"recipes": ("yeast",)},
+        {"weights": {"a": -1.0}},
         {"patience": 0},
-        {"epoch": 3},
+        {"seed": -1},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=next(iter(options))):
+    with pytest.raises(InputError, match=f"^{next(iter(options))} "):
         config(tmp_path, **options)
+
+
+def test_settings_are_saved_as_they_were_given(tmp_path: Path) -> None:
+    settings = config(tmp_path, patience=3, weights={"a": 0.25}, simulated=0.5, recipes=["yeast", "blood"], diameter=9)
+    assert TrainConfig.from_json(settings.to_json()) == settings
+    with pytest.raises(InputError, match="settings name tempo, which this cellweave does not know"):
+        TrainConfig.from_json(json.dumps({"out": "x", "tempo": 3}))
