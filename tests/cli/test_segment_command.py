@@ -541,3 +541,16 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_rerun_completes(
     assert done.err.count("already done") == 1
     assert names(out) == outputs("a", "b", "c")
     assert int(summary(out)["b.tif"]["cells"]) == 16 * 60
+
+
+def test_an_option_that_the_representation_lacks_is_refused(run_cli: Run, tmp_path: Path, images: Path) -> None:
+    from cellweave.nets import FastUNet
+    from cellweave.representations import StarConvex
+
+    star = Segmenter(FastUNet(out_maps=33, widths=(2, 2, 2, 2)), StarConvex(), 24.0, name="star")
+    star.save(tmp_path / "star")
+    result = run_cli(
+        "segment", images, "--out", tmp_path / "out", "--model", tmp_path / "star", "--flow-threshold", "0.3"
+    )
+    assert result.status == 1
+    assert "--flow-threshold does not apply to the model star, which represents cells by StarConvex" in result.err

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,6 @@ from cellweave.io import read_image, write_labels, write_overlay, write_table
 from cellweave.models import Segmenter, load_model
 from cellweave.predict import Segmentation
 from cellweave.predict import segment as segment_image
-from cellweave.representations import DiffusionFlows
 
 log = logging.getLogger(__name__)
 
@@ -247,9 +246,13 @@ def _say(console: Console, row: dict[str, Any]) -> None:
 def _with_decoding(model: Segmenter, settings: Settings) -> Segmenter:
     if not settings.decoding:
         return model
-    representation = model.representation
-    assert isinstance(representation, DiffusionFlows)
-    return model.with_(representation=replace(representation, **settings.decoding))  # type: ignore[arg-type]
+    representation: Any = model.representation
+    name, known = type(representation).__name__, {field.name for field in fields(representation)}
+    for option in settings.decoding:
+        if option not in known:
+            flag = f"--{option.replace('_', '-')}"
+            raise InputError(f"{flag} does not apply to the model {model.name}, which represents cells by {name}")
+    return model.with_(representation=replace(representation, **settings.decoding))
 
 
 def _plane(image: Image, text: str | None) -> Image:
