@@ -59,6 +59,7 @@ def test_names_of_the_submodules() -> None:
     assert np.array_equal(flows.decode(maps), labels)
     assert callable(flows.loss)
     assert cellweave.metrics.match(labels, labels, iou=0.5).tp == 1
+    assert next(cellweave.simulate.stream("yeast", size=(32, 40))).labels.shape == (32, 40)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("metrics", "representations", "train"):  # train is a package that can be called
+    if name in ("metrics", "representations", "simulate", "train"):  # train is a package that can be called
         value = import_module(f"cellweave.{name}")
     elif name in _HOME:
         value = getattr(import_module(f"cellweave.{_HOME[name]}"), name)

@@ -314,6 +314,7 @@ _THREAD = ShapeRange(
 )
 _YEAST = ShapeRange(
     "budding",
+    scale=(1.07, 1.07),
     variation=(0.06, 0.25),
     elongation=(1.03, 1.5),
     irregularity=(0.0, 0.03),
@@ -323,7 +324,7 @@ _YEAST = ShapeRange(
 )
 _CULTURE = LayoutRange(density=(0.08, 0.9), wobble=(0.0, 0.05), alignment=(0.0, 0.9), sheets=0.2, gap=(0.0, 0.06))
 _BACTERIA = LayoutRange(
-    density=(0.02, 0.6),
+    density=(0.06, 0.65),
     patterns=("random", "clusters", "clusters", "patches", "gradient"),
     packing=(0.6, 0.95),
     groups=(1, 8),
@@ -345,7 +346,7 @@ RECIPES: dict[str, Recipe] = {
             ShapeRange("lobed", weight=0.25, arms=(2, 4)),
         ),
         (View("Fluorescence", channels="nuclei"),),
-        LayoutRange(density=(0.03, 0.8), overlap=(-0.1, 0.35), press=(0.0, 1.0)),
+        LayoutRange(density=(0.06, 0.8), overlap=(-0.1, 0.35), press=(0.0, 1.0)),
         bare=True,
     ),
     "tissue_nuclei": Recipe(
@@ -421,7 +422,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "yeast": Recipe(
         "budding yeast: brightfield, phase contrast, DIC, fluorescence",
-        (_YEAST, ShapeRange("budding", weight=0.3, elongation=(1.4, 2.6), chain=(1, 5), dividing=(0.0, 0.4))),
+        (
+            _YEAST,
+            ShapeRange(
+                "budding", weight=0.3, scale=(1.07, 1.07), elongation=(1.4, 2.6), chain=(1, 5), dividing=(0.0, 0.4)
+            ),
+        ),
         (
             View("Brightfield", 2.0, kind="yeast"),
             View("PhaseContrast", kind="yeast"),
@@ -430,7 +436,7 @@ RECIPES: dict[str, Recipe] = {
             View("Fluorescence", 0.3, channels="membrane"),
         ),
         LayoutRange(
-            density=(0.03, 0.7),
+            density=(0.06, 0.75),
             patterns=("random", "clusters", "clusters", "patches"),
             packing=(0.7, 0.95),
             overlap=(-0.05, 0.12),

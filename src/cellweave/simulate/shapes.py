@@ -239,7 +239,7 @@ def _waists(parts: Parts, shape: Shape, rng: np.random.Generator) -> Parts:
     if shape.dividing <= 0:
         return parts
     n = len(parts)
-    waist = np.where(rng.random(n) < shape.dividing, rng.uniform(0.15, 0.7, n), 0.0)
+    waist = np.where(rng.random(n) < shape.dividing, rng.uniform(0.1, 0.55, n), 0.0)
     return replace(parts, pinch=waist.astype(np.float32))
 
 
@@ -254,7 +254,7 @@ def _rod(
     if shape.chain > 1:
         diameter = diameter * np.exp(np.float32(0.1) * rng.standard_normal(n, dtype=np.float32))
     theta = directions(samples)[0]
-    blunt = 2.0 + rng.uniform(0.0, 1.5)
+    blunt = 2.0 + rng.uniform(0.0, 1.5) * min(shape.elongation - 1.0, 1.0)  # cocci stay round
     pole = (np.abs(np.cos(theta)) ** blunt + np.abs(np.sin(theta)) ** blunt) ** (-1.0 / blunt)
     outline = wavy(n, samples, shape.irregularity, shape.roughness, rng) * pole.astype(np.float32)
     parts = _parts(_alone(n), np.ones(n), np.ones(n), outline, shape.profile)
@@ -299,7 +299,8 @@ def _filament(
     slow = np.cumsum(curvature)
     slow -= slow[np.flatnonzero(first)][body]
     steady = rng.normal(0.0, 1.0, n)[body]
-    turn = shape.bend * (2.2 * steady / counts[body] + 1.6 * slow / counts[body] ** 1.5)
+    along = counts[body]
+    turn = shape.bend * (1.3 * steady / along + 2.2 * slow / along**1.5 + 0.6 * curvature / np.sqrt(along))
     angle = np.cumsum(np.where(first, 0.0, turn))
     angle -= angle[np.flatnonzero(first)][body]
     dx, dy = step * np.cos(angle), step * np.sin(angle)
@@ -325,7 +326,7 @@ def _budding(
     unit = np.repeat(_alone(n), counts)
     first = np.concatenate([[True], unit[1:] != unit[:-1]])
     m = len(unit)
-    ratio = np.where(first, 1.0, rng.uniform(0.75, 1.05, m)).astype(np.float32)
+    ratio = np.where(first, 1.0, rng.uniform(0.8, 1.05, m)).astype(np.float32)
     big, _ = _round(shape, diameter[unit] * ratio, elongation[unit], samples, rng)
     # each further cell sits on a random place of the first one's side, mostly near a pole
     mother = np.flatnonzero(first)[unit]
