@@ -165,7 +165,10 @@ def _thinned(
         tries = np.clip(_even(int(np.ceil(n / covered)) + 1, height, width, rng) / extent, 0.0, 0.999)
         good = (grid > np.quantile(grid, 1.0 - covered))[tuple((tries * 48).astype(np.intp).T)]
     order = np.argsort(~good, kind="stable")[:n]
-    return np.asarray(tries[order] * extent)
+    points = np.asarray(tries[order])
+    if layout.pattern == "patches":  # one of them into the inner part of the field
+        points = (points + rng.uniform(0.25, 0.75, 2) - points[0]) % 1.0
+    return points * extent
 
 
 def _aligned(
