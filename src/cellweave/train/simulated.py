@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -158,10 +159,10 @@ class Workers:
         self._blocks: dict[int, list[Future[Samples]]] = {}
 
     def block(self, k: int) -> Samples:
-        """Samples ``k * BLOCK`` to ``(k + 1) * BLOCK``; the next block is begun."""
+        """Samples ``k * size`` to ``(k + 1) * size``; the next block is begun."""
         for wanted in (k, k + 1):
             if wanted not in self._blocks:
-                numbers = range(wanted * BLOCK, (wanted + 1) * BLOCK)
+                numbers = range(wanted * self.size, (wanted + 1) * self.size)
                 self._blocks[wanted] = [self._pool.submit(self._draw, number) for number in numbers]
         drawn = self._blocks.pop(k)
         return joined([future.result() for future in drawn])
@@ -234,7 +235,8 @@ class _Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):  # a request that the process did not read any more
+                    stream.close()
 
 
 def main(order: Order, requests: IO[bytes], answers: IO[bytes]) -> None:
