@@ -168,7 +168,7 @@ def _thinned(
     points = np.asarray(tries[order])
     if layout.pattern == "patches":  # one of them into the inner part of the field
         points = (points + rng.uniform(0.25, 0.75, 2) - points[0]) % 1.0
-    return points * extent
+    return np.asarray(points * extent)
 
 
 def _aligned(

@@ -275,6 +275,7 @@ _SPREAD = ShapeRange(
 )
 _SPINDLE = ShapeRange(
     "spindle",
+    scale=(1.12, 1.12),
     variation=(0.1, 0.4),
     elongation=(1.5, 4.0),
     irregularity=(0.02, 0.1),
