@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ def data(tmp_path: Path, domes: Callable[..., Any]) -> Path:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A net that trains in no time."""
-    monkeypatch.setattr("cellweave.train.api.NETS", {"FastUNet": lambda: FastUNet(widths=(2, 2, 2, 2))})
+    monkeypatch.setattr(
+        "cellweave.train.api.NETS", {"FastUNet": lambda **options: FastUNet(widths=(2, 2, 2, 2), **options)}
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,7 +53,7 @@ def test_train_then_segment(run_cli: Run, data: Path, tmp_path: Path, domes: Cal
     done = run_cli("train", data, "--out", out, "--epochs", 8, "--crop", 64, "--device", "cpu")
     assert done.status == 0, done.err
     assert f"cellweave segment IMAGES --out RESULTS --model {out / 'model'}" in done.out
-    for task in ("checking the data: 0/8", "preparing targets: 0/8", "training: 1/64 epoch 1/8", "training: 64/64"):
+    for task in ("checking the data: 0/8", "preparing targets: 0/7", "training: 1/64 epoch 1/8", "training: 64/64"):
         assert task in done.err
     assert "8 of 8 image pairs can be used" in (out / "data.txt").read_text()
     assert Segmenter.load(out / "model").size_model is not None
@@ -101,11 +105,18 @@ def test_resume_and_other_options(run_cli: Run, data: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--crop", "50"], "--crop: Input should be a multiple of 16"),
-        (["--batch-size", "0"], "--batch-size: Input should be greater than or equal to 1"),
-        (["--recipe", "adam"], "--recipe: Input should be 'adamw' or 'sgd'"),
-        (["--net", "UNet"], "--net: "),
-        (["--learning-rate", "-1"], "--learning-rate: "),
+        (["--crop", "50"], "crop is 50; it must be a multiple of 16"),
+        (["--batch-size", "0"], "batch_size is 0; it must be a whole number from 1"),
+        (["--accumulate", "0"], "accumulate is 0"),
+        (["--recipe", "adam"], "recipe is 'adam'; choose from adamw, sgd"),
+        (["--net", "UNet"], "net is 'UNet'; choose from FastUNet, CellposeUNet"),
+        (["--representation", "Boxes"], "representation is 'Boxes'"),
+        (["--learning-rate", "-1"], "learning_rate is -1.0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--simulated", "1"], "simulated is 1.0; it is a share"),
+        (["--recipes", "yeast"], "recipes are yeast, but simulated is 0"),
+        (["--recipes", "unicorns", "--simulated", "0.5"], "recipes: there is no 'unicorns'; choose from"),
+        (["--weights", "1"], "write one number for each of the 1 DATA folders"),
         (["--base", "nothing"], "'nothing'"),
         (["--device", "tpu", "--epochs", "1"], "'tpu' is unknown"),
         (["--channels", "DAPI"], "no channel 'DAPI'"),
@@ -126,3 +137,68 @@ def test_a_folder_that_is_not_there(run_cli: Run, tmp_path: Path) -> None:
     done = run_cli("train", tmp_path / "nowhere", "--out", tmp_path / "run")
     assert done.status == 1
     assert f"{tmp_path / 'nowhere'}: there is no such folder" in done.err
+
+
+@pytest.fixture
+def more(data: Path, tmp_path: Path) -> Path:
+    """A second data set: two of the first one's pictures."""
+    for kind in ("images", "masks"):
+        (tmp_path / "more" / kind).mkdir(parents=True)
+        for k in range(2):
+            shutil.copy(data / kind / f"{k}.tif", tmp_path / "more" / kind)
+    return tmp_path / "more"
+
+
+QUICK = ("--epochs", 1, "--crop", 32, "--batch-size", 2, "--device", "cpu")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_several_folders_are_mixed_by_weights(run_cli: Run, data: Path, more: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run_cli("train", data, more, "--weights", "0.25,0.75", "--accumulate", 2, "--out", out, *QUICK)
+    assert done.status == 0, done.err
+    for folder, n in ((data, 8), (more, 2)):
+        assert f"{n} of {n} image pairs can be used" in (out / f"data-{folder.name}.txt").read_text()
+    config = json.loads((out / "config.json").read_text())
+    assert config["weights"] == {"data": 0.25, "more": 0.75}
+    assert config["accumulate"] == 2
+    assert Segmenter.load(out / "model").card["Training data"].startswith("9 images")
+    for weights, said in (("0.5", "each of the 2 DATA folders"), ("a,b", "--weights 'a,b'"), ("0,0", "weight 0")):
+        done = run_cli("train", data, more, "--weights", weights, "--out", tmp_path / "other", *QUICK)
+        assert done.status == 1
+        assert said in done.err
+
+
+@pytest.mark.usefixtures("narrow")
+def test_two_folders_of_one_name_are_told(run_cli: Run, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "data"
+    other.parent.mkdir()
+    shutil.copytree(data, other)
+    done = run_cli("train", data, other, "--out", tmp_path / "run", *QUICK)
+    assert done.status == 1
+    assert "two data folders have one name" in done.err
+
+
+@pytest.mark.usefixtures("narrow")
+def test_simulated_pictures_can_be_mixed_in(run_cli: Run, more: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("cellweave.train.simulated.Workers.size", 4)
+    options = ("--simulated", 0.5, "--recipes", "bacteria", "--validation", more)
+    done = run_cli("train", more, "--out", tmp_path / "run", *options, *QUICK)
+    assert done.status == 0, done.err
+    recipe = Segmenter.load(tmp_path / "run" / "model").card["Recipe"]
+    assert recipe["simulated"] == "0.5"
+    assert "simulating pictures" in done.err
+
+
+@pytest.mark.usefixtures("narrow")
+def test_shards_for_a_bare_machine(run_cli: Run, more: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("cellweave.train.api.PACKED", 2)
+    out = tmp_path / "run"
+    options = ("--simulated", 0.5, "--recipes", "bacteria", "--prepare-only")
+    done = run_cli("train", more, "--out", out, *options, *QUICK)
+    assert done.status == 0, done.err
+    assert "python -m cellweave.train.bare SHARDS RUN" in done.out
+    assert "--resume in the place of --prepare-only" in done.out
+    parts = {file.name.partition("-")[0] for file in (out / "shards").glob("*.npz")}
+    assert parts == {"training", "simulated"}
+    assert not (out / "model").exists()

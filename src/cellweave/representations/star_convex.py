@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import edt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -186,6 +185,8 @@ def _border_probability(labels: Labels, n: int) -> NDArray[np.float32]:
     if labels.size == 0:
         return np.zeros(labels.shape, np.float32)
     alone = bool(labels.flat[0] > 0 and (labels == labels.flat[0]).all())
+    import edt  # not at the top: training from shards runs where it is not installed
+
     distance = edt.edt(labels, black_border=alone)
     largest = np.zeros(n + 1, np.float32)
     np.maximum.at(largest, labels.ravel(), distance.ravel())

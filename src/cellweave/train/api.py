@@ -34,7 +34,7 @@ from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
 from cellweave.train.loop import LOG, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
-from cellweave.train.samples import Example, Preparation, Samples, joined, prepare
+from cellweave.train.samples import Example, Preparation, Samples, joined, prepare, usual_diameter
 from cellweave.train.shards import pack
 from cellweave.train.simulated import Order, Workers, drawn
 from cellweave.train.sizes import train_size_model
@@ -174,7 +174,9 @@ def _prepared(
     samples = prepare(training, preparation, config.out / CACHE / "training.f16")
     if ranks.rank() > 0:
         return samples, None
-    judged = prepare(held_out, preparation, config.out / CACHE / "validation.f16") if held_out else None
+    usual = usual_diameter([median_diameter(example.labels) for example in training])
+    validation = config.out / CACHE / "validation.f16"
+    judged = prepare(held_out, preparation, validation, usual=usual) if held_out else None
     if judged and config.simulated:
         n = round(len(judged) * config.simulated / (1 - config.simulated))
         order = _order(segmenter, config)

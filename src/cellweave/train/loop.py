@@ -115,10 +115,11 @@ def fit(
     source = Source(training, config, representation, device, stream)
     fixed: list[Batch] = []
     if validation is not None and ranks.rank() == 0:
+        views = len(validation) * VIEWS_TO_VALIDATE
+        report("preparing the validation", 0, views)
         for planes_and_maps in fixed_batches(validation, config, representation, VIEWS_TO_VALIDATE):
             fixed.append(planes_and_maps)
-            done = sum(len(planes) for planes, _ in fixed)
-            report("preparing the validation", done, len(validation) * VIEWS_TO_VALIDATE)
+            report("preparing the validation", sum(len(planes) for planes, _ in fixed), views)
     events = _Events(config.out / "tensorboard") if ranks.rank() == 0 else None
 
     for epoch in range(run.state.step // steps, config.epochs):

@@ -106,24 +106,26 @@ def joined(parts: Sequence[Samples]) -> Samples:
     return Samples(values, tuple(fact for part in parts for fact in part.facts))
 
 
-def prepare(examples: Sequence[Example], preparation: Preparation, file: Path) -> Samples:
+def prepare(
+    examples: Sequence[Example], preparation: Preparation, file: Path, *, usual: float | None = None
+) -> Samples:
     """Resize each example to the training diameter, make its targets, and keep both in `file`.
 
     Beside it, `file` with the suffix .json tells what is inside; a file that holds just these examples, prepared
-    this way, is used as it is. An example without cells is kept at the zoom of the median of the others: it teaches
-    what background is.
+    this way, is used as it is. An example without cells teaches what background is, at the zoom for cells of the
+    diameter `usual`, by default the median of the others.
 
     Raises
     ------
     InputError
-        When image and labels differ in shape, or no example has a cell; names the example.
+        When image and labels differ in shape, or no example has a cell and `usual` is not given; names the example.
     """
     from cellweave.core.labels import median_diameter
 
     found = [median_diameter(example.labels) for example in examples]
-    if not any(found):
+    usual = usual or usual_diameter(found)
+    if not usual:
         raise InputError("no labelled cell in the training data; check that the label images are not empty")
-    usual = float(np.median([d for d in found if d > 0]))
     zooms = [min(LARGEST_ZOOM, preparation.diameter / (d or usual)) for d in found]
     key, facts = _key(examples, preparation, zooms), file.with_suffix(".json")
     if _written_key(facts) != key or not _is_whole(file):
@@ -140,6 +142,11 @@ def prepare(examples: Sequence[Example], preparation: Preparation, file: Path) -
         write_atomically(facts, lambda path: path.write_text(text, encoding="utf-8"))
     report("preparing targets", len(examples), len(examples), "")
     return load(file)
+
+
+def usual_diameter(found: Sequence[float]) -> float:
+    """Median of the images' diameters that are not 0; 0 without any."""
+    return float(np.median([d for d in found if d > 0] or [0.0]))
 
 
 def load(file: Path) -> Samples:
