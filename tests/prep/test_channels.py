@@ -302,5 +302,15 @@ def test_auto_takes_the_only_color_that_has_light(lit: int) -> None:
     image = Image.from_array(pixels)
     assert str(Channels().resolve(image)) == f"gray:{lit + 1}"
     assert Channels().weights(image)[0].tolist() == [float(c == lit) for c in range(3)]
-    pixels[..., (lit + 1) % 3] = rng.integers(0, 50, (40, 50))
-    assert Channels().resolve(Image.from_array(pixels)).policy == "green-blue"
+
+
+@pytest.mark.parametrize(
+    ("dark", "expected"), [(0, "green-blue"), (1, "pair:1,3"), (2, "pair:2,1"), (None, "green-blue")]
+)
+def test_auto_leaves_out_a_color_without_light(dark: int | None, expected: str) -> None:
+    """Cells in two dyes: the nucleus is blue, or red where there is no blue."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 120, (40, 50, 3)).astype(np.uint8)
+    if dark is not None:
+        pixels[..., dark] = rng.integers(0, 3, (40, 50))
+    assert str(Channels().resolve(Image.from_array(pixels))) == expected

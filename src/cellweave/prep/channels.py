@@ -26,7 +26,8 @@ class Channels:
     policy     first plane, second plane
     ========== =====================================================================================
     auto       one channel: as gray; red-green-blue: as green-blue, but as gray where all three are
-               equal or only one has light (fluorescence saved in its colour);
+               equal or only one has light (fluorescence saved in its colour), and as pair of the
+               two where one has none: the nucleus is blue, else red;
                two channels: as pair, in their order; more: an error that lists them
     gray       the chosen (or only) channel, or the mean of red, green and blue; zero (Cellpose)
     pair       cytoplasm, nucleus (Cellpose)
@@ -128,8 +129,10 @@ def _color_policy(image: Image) -> Channels:
     if (pixels == pixels[:1]).all():
         return Channels("gray")
     low, high = np.nanpercentile(pixels.reshape(len(pixels), -1).astype(np.float32), [1, 99], axis=1)
-    lit = np.flatnonzero(high - low > 0.05 * (high - low).max())
-    return Channels("gray", (str(lit[0] + 1),)) if len(lit) == 1 else Channels("green-blue")
+    lit = tuple(np.flatnonzero(high - low > 0.05 * (high - low).max()) + 1)
+    if len(lit) == 1:
+        return Channels("gray", (str(lit[0]),))
+    return {(1, 2): Channels("pair", ("2", "1")), (1, 3): Channels("pair", ("1", "3"))}.get(lit, Channels("green-blue"))
 
 
 def _named(image: Image) -> str:
