@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -201,12 +203,28 @@ with showing(sink):
 """
 
 
+DRAW = """
+import json, sys
+from cellweave.train.simulated import Order, Workers
+order = json.loads(sys.argv[1])
+if __name__ == "__main__":
+    workers = Workers(Order(**order | {"recipes": tuple(order["recipes"])}), 2)
+    print(*(w._process.pid for w in workers._workers), flush=True)
+    workers.size = 2
+    for k in range(1000):
+        workers.block(k)
+        print("step", flush=True)
+"""
+
+
 @linux
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_ended_training_leaves_no_process(tmp_path: Path, how: signal.Signals) -> None:
+def test_an_ended_training_leaves_no_process(tmp_path: Path, how: signal.Signals, order: Order) -> None:
     """Interrupted from the keyboard (all processes of the group hear it), or killed."""
+    arguments = [TRAIN, tmp_path] if how == signal.SIGINT else [DRAW, json.dumps(asdict(order))]
     with subprocess.Popen(
-        [sys.executable, "-c", TRAIN, tmp_path],
+        [sys.executable, "-c", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
