@@ -383,12 +383,22 @@ def test_a_run_may_be_made_longer_before_its_rate_falls(samples: Samples, tmp_pa
     with pytest.raises(Stop), showing(stop_at(int(SETTLED * 5) * FEWEST_STEPS)):
         run(samples, replace(settings, epochs=5))
     with pytest.raises(InputError, match=r"other settings \(epochs=5\)"):
-        run(samples, replace(settings, epochs=4), resume=True)  # shorter is refused
+        run(samples, replace(settings, epochs=3), resume=True)  # its rate would fall already
     run(samples, settings, resume=True, net=narrow(seed=9))
     assert [row["epoch"] for row in log_rows(tmp_path)] == list(range(1, 9))
     for row in log_rows(tmp_path):
         assert row["learning_rate"] == pytest.approx(rate_at(settings, row["epoch"] - 1 / FEWEST_STEPS))
     assert rate_at(settings, 2.5) == rate_at(replace(settings, epochs=5), 2.5) == 0.01
+
+
+def test_a_run_may_be_made_shorter_before_its_rate_would_fall(samples: Samples, tmp_path: Path) -> None:
+    with pytest.raises(Stop), showing(stop_at(3 * FEWEST_STEPS + 1)):
+        run(samples, config(tmp_path, epochs=50, learning_rate=0.01))
+    settings = config(tmp_path, epochs=6, learning_rate=0.01)
+    run(samples, settings, resume=True, net=narrow(seed=9))
+    rows = log_rows(tmp_path)
+    assert [row["epoch"] for row in rows] == list(range(1, 7))
+    assert rows[-1]["learning_rate"] == pytest.approx(rate_at(settings, 6 - 1 / FEWEST_STEPS))
 
 
 def test_a_run_whose_rate_fell_cannot_be_made_longer(samples: Samples, tmp_path: Path) -> None:

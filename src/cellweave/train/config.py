@@ -11,7 +11,7 @@ from typing import Any, Literal
 from cellweave.core.errors import InputError
 
 SETTLED = 0.6
-"""Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer."""
+"""Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer or shorter."""
 CHOICES = {
     "net": ("FastUNet", "CellposeUNet"),
     "representation": ("DiffusionFlows", "StarConvex"),

@@ -312,7 +312,7 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
     ------
     InputError
         When there is none, it cannot be read, or the run was started with other settings. Only `out` and `device` may
-        change, and `epochs` may grow as long as the learning rate has not begun to fall.
+        change, and `epochs` as long as the learning rate is at its peak, by the old number and by the new one.
     """
     if not path.is_file():
         raise InputError(f"nothing to resume: there is no {path}; start without --resume")
@@ -320,7 +320,7 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         before, now = json.loads(content["config"]), json.loads(config.to_json())
         changed = {k for k in now if k not in ("out", "device") and before.get(k) != now[k]}
-        if changed == {"epochs"} and _may_grow(before, now, content):
+        if changed == {"epochs"} and _both_at_peak(TrainConfig(**before), config, content["state"]):
             changed = set()
         if not changed:
             run.net.load_state_dict(content["net"])
@@ -336,13 +336,11 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
     )
 
 
-def _may_grow(before: dict[str, Any], now: dict[str, Any], content: dict[str, Any]) -> bool:
-    if before["recipe"] != "adamw" or now["epochs"] < before["epochs"]:
-        return False
-    rates = [group["lr"] for group in content["optimiser"]["param_groups"]]
-    config = TrainConfig(**before)
-    at_peak = all(rate >= 0.999 * config.peak_rate for rate in rates)
-    return at_peak or content["state"]["step"] == 0
+def _both_at_peak(before: TrainConfig, now: TrainConfig, state: dict[str, Any]) -> bool:
+    """Whether a training of either length would have the peak rate at this step: then one may become the other."""
+    epoch = state["step"] / state["steps"]
+    peaks = (rate_at(config, epoch) >= config.peak_rate for config in (before, now))
+    return before.recipe == "adamw" and epoch < now.epochs and all(peaks)
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
