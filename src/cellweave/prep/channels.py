@@ -129,10 +129,12 @@ def _color_policy(image: Image) -> Channels:
     if (pixels == pixels[:1]).all():
         return Channels("gray")
     low, high = np.nanpercentile(pixels.reshape(len(pixels), -1).astype(np.float32), [1, 99], axis=1)
-    lit = tuple(np.flatnonzero(high - low > 0.05 * (high - low).max()) + 1)
+    lit = (np.flatnonzero(high - low > 0.05 * (high - low).max()) + 1).tolist()
     if len(lit) == 1:
         return Channels("gray", (str(lit[0]),))
-    return {(1, 2): Channels("pair", ("2", "1")), (1, 3): Channels("pair", ("1", "3"))}.get(lit, Channels("green-blue"))
+    if lit == [1, 2]:
+        return Channels("pair", ("2", "1"))
+    return Channels("pair", ("1", "3")) if lit == [1, 3] else Channels("green-blue")
 
 
 def _named(image: Image) -> str:
