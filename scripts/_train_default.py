@@ -146,4 +146,4 @@ if __name__ == "__main__":
         with console_progress():
             main()
     except KeyboardInterrupt:
-        raise SystemExit("Stopped. The same command goes on after the last whole epoch.") from None
+        raise SystemExit("Stopped. The same command goes on.") from None

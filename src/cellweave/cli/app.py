@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -144,7 +145,7 @@ def train(
 ) -> None:
     """Train a model on your own images, from scratch or from a base model."""
     from cellweave.core.progress import console_progress
-    from cellweave.train import TrainConfig, prepare_only
+    from cellweave.train import TrainConfig, prepare_only, ranks
     from cellweave.train import train as run_training
 
     config = TrainConfig(
@@ -167,7 +168,8 @@ def train(
         seed=seed,
         device=device,
     )
-    logging.getLogger("cellweave").setLevel(logging.INFO)
+    first = ranks.rank() == 0  # of the processes that torchrun starts; the others are silent
+    logging.getLogger("cellweave").setLevel(logging.INFO if first else logging.WARNING)
     folders = data[0] if len(data) == 1 else data
     if only_prepare:
         with console_progress():
@@ -179,8 +181,10 @@ def train(
             f"Copy RUN back into {out}, then repeat this command with --resume in the place of --prepare-only."
         )
         return
-    with console_progress():
+    with console_progress() if first else nullcontext():
         run_training(folders, config, validation=validation, resume=resume)
+    if not first:
+        return
     typer.echo(
         f"The model is in {out / 'model'}. Use it with: cellweave segment IMAGES --out RESULTS --model {out / 'model'}"
     )
