@@ -18,7 +18,7 @@ import numpy as np
 from _calibration import calibration
 from _sizes import diameter_errors, resampled_f1, unknown_diameter_time, wrong_diameter
 from _star_convex import star_convex_nms
-from cellweave import Image, Segmenter, evaluate, read_image, segment
+from cellweave import Image, Segmenter, evaluate, segment
 from cellweave.models import load_model
 from cellweave.nets import NETS
 from cellweave.representations import DiffusionFlows
@@ -28,7 +28,7 @@ from cellweave.train import Example, TrainConfig
 from cellweave.train.loop import LOG, fit
 from cellweave.train.samples import Preparation, prepare
 from cellweave.train.simulated import channels_of
-from foundation import DATA, DIAMETER, _predictions, drawn_cells, drawn_image
+from foundation import DIAMETER, _predictions, accuracy_other_tests, drawn_cells, drawn_image
 from peer import run_peer
 from record import Row
 
@@ -119,24 +119,6 @@ def accuracy_simulated() -> Iterator[Row]:
         yield Row(f"{name}, diameter unknown: F1@0.75", total.at(0.75).f1, **row)
 
 
-def unseen_real() -> Iterator[Row]:
-    """Real images that no model here was trained on, and that have a truth of some kind."""
-    truth, found = _predictions("dense_tcell_if", "test", known=False)
-    total = evaluate(truth, found, thresholds=(0.5,)).total
-    note = "only marker-positive cells are labelled"
-    yield Row("dense T cells (membrane, DAPI): F1@0.5", total.at(0.5).f1, "", note, data="dense_tcell_if", split="test")
-    errors = []
-    with (DATA / "splits.csv").open(newline="") as stream:
-        stems = [r["stem"] for r in csv.DictReader(stream) if (r["dataset"], r["split"]) == ("vgg_points", "test")]
-    for stem in stems:
-        image = next(p for p in (DATA / "vgg_points" / "images").iterdir() if p.stem == stem)
-        with (DATA / "vgg_points" / "points" / f"{stem}.csv").open(newline="") as stream:
-            true = sum(1 for _ in csv.DictReader(stream))
-        errors.append(abs(segment(read_image(image)).count - true) / true)
-    row = {"data": "vgg_points", "split": "test"}
-    yield Row("VGG synthetic cells: mean error of the count", 100 * float(np.mean(errors)), "%", "clicked cells", **row)
-
-
 def training_speed() -> Iterator[Row]:
     """Crops of 224 px a second through the training loop, and the peer's own loop on the same pictures."""
     labels = np.stack([drawn_cells(256, seed=k) for k in range(40)])
@@ -194,7 +176,7 @@ MEASURES: dict[str, Callable[[], Iterator[Row]]] = {
         accuracy_stardist_test,
         accuracy_validation,
         accuracy_simulated,
-        unseen_real,
+        accuracy_other_tests,
         sizes,
         diameter,
         calibration,

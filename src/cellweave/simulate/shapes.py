@@ -366,9 +366,16 @@ def _star(
         sharp = np.exp(rng.uniform(np.log(2.0), np.log(40.0), n))
         lobe = np.exp(sharp[:, None] * (np.cos(theta - at[:, None]) - 1.0))
         outline += (length[:, None] * lobe).astype(np.float32)
-    root = np.sqrt(elongation)
-    parts = _parts(_alone(n), root, 1.0 / root, outline, shape.profile)
-    return _fitted(_bent(parts, shape, rng), diameter), _alone(n)
+    return _closed(outline, shape, diameter, elongation, rng)
+
+
+def _closed(
+    outline: Floats, shape: Shape, diameter: Floats, elongation: Floats, rng: np.random.Generator
+) -> tuple[Parts, NDArray[np.int32]]:
+    """Cells of one outline each, stretched, bent and brought to their diameter."""
+    alone, root = _alone(len(diameter)), np.sqrt(elongation)
+    parts = _parts(alone, root, 1.0 / root, outline, shape.profile)
+    return _fitted(_bent(parts, shape, rng), diameter), alone
 
 
 def _spindle(
@@ -384,9 +391,7 @@ def _spindle(
         length = rng.uniform(0.4, 0.9, n) if arm < 2 else rng.uniform(0.2, 0.7, n) * (rng.random(n) < 0.3)
         sharp = np.exp(rng.uniform(np.log(2.0), np.log(12.0), n))
         outline += (length[:, None] * np.exp(sharp[:, None] * (np.cos(theta - at[:, None]) - 1.0))).astype(np.float32)
-    root = np.sqrt(elongation)
-    parts = _parts(_alone(n), root, 1.0 / root, outline, shape.profile)
-    return _fitted(_bent(parts, shape, rng), diameter), _alone(n)
+    return _closed(outline, shape, diameter, elongation, rng)
 
 
 def _neuron(

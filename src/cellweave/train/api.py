@@ -167,7 +167,7 @@ def _prepared(
     segmenter: Segmenter, training: Sequence[Example], held_out: Sequence[Example], config: TrainConfig
 ) -> tuple[Samples, Samples | None]:
     """Samples to learn from and to judge by; simulated ones with the share they have in training."""
-    preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
+    preparation = _preparation(segmenter)
     if ranks.rank() > 0:  # the first process writes the cache that the others read
         ranks.join(choose_device(config.device))
         ranks.wait()
@@ -186,9 +186,12 @@ def _prepared(
     return samples, judged
 
 
+def _preparation(segmenter: Segmenter) -> Preparation:
+    return Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
+
+
 def _order(segmenter: Segmenter, config: TrainConfig) -> Order:
-    preparation = Preparation(segmenter.diameter, segmenter.channels, segmenter.normalisation, segmenter.representation)
-    return Order.of(preparation, config.seed, config.recipes)
+    return Order.of(_preparation(segmenter), config.seed, config.recipes)
 
 
 def _examples(data: Data, out: Path) -> list[Example]:
