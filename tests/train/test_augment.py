@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from cellweave.train.augment import (
     take_views,
 )
 from cellweave.train.samples import COLOURS, IDENTITY, Example, Facts, Preparation, Samples, joined, prepare
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FLOWS = DiffusionFlows()
 PLAIN = Contrast(1.0, False, False, 1.0, 0.0, (0.0, 0.0), 0.0, 0.0)
@@ -418,14 +420,6 @@ def test_median_diameter_of_a_prepared_sample_is_the_training_diameter(
     array = samples.array(0)
     np.testing.assert_allclose(array.shape[1:], 100, atol=2)
     assert median_diameter(FLOWS.decode(array[COLOURS:].astype(np.float32))) == pytest.approx(20, rel=0.05)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_samples_are_joined_in_order() -> None:
