@@ -35,7 +35,7 @@ class Recipe:
 
 
 RECIPES = {
-    "FastUNet": Recipe("default", EMBEDDED, {"epochs": 450, "simulated": 0.5}),
+    "FastUNet": Recipe("default", EMBEDDED, {"epochs": 270, "simulated": 0.5}),
     "CellposeUNet": Recipe("cellpose-unet", REPOSITORY / "models", {"epochs": 60, "simulated": 0.5, "diameter": 24.0}),
 }
 
