@@ -59,7 +59,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 def maps_of(path: Path, image: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     with torch.no_grad():
-        maps, style = load_cellpose_weights(path).net(torch.from_numpy(image))
+        maps, style, _ = load_cellpose_weights(path).net(torch.from_numpy(image))
     return maps.numpy(), style.numpy()
 
 

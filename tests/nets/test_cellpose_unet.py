@@ -80,7 +80,7 @@ def test_default_network_has_the_papers_size() -> None:
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
 def test_maps_are_as_large_as_the_tile_and_styles_have_unit_length(batch: int, rows: int, columns: int) -> None:
     with torch.no_grad():
-        maps, style = random_net()(torch.rand(batch, 2, 8 * rows, 8 * columns))
+        maps, style, _ = random_net()(torch.rand(batch, 2, 8 * rows, 8 * columns))
     assert maps.shape == (batch, 3, 8 * rows, 8 * columns)
     assert maps.dtype == style.dtype == torch.float32
     torch.testing.assert_close(style.norm(dim=1), torch.ones(batch))
@@ -124,7 +124,7 @@ def test_bfloat16_autocast_stays_close_and_returns_float32() -> None:
 
 def test_every_weight_learns() -> None:
     net = random_net().train()
-    maps, style = net(torch.rand(2, 2, 16, 16))
+    maps, style, _ = net(torch.rand(2, 2, 16, 16))
     (maps.pow(2).mean() + style.sum()).backward()
     still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # A bias in front of a batch norm in training mode cancels, up to rounding; all others must move.
@@ -136,7 +136,7 @@ def test_dead_features_give_a_finite_style() -> None:
     for p in net.down.parameters():
         nn.init.zeros_(p)
     with torch.no_grad():
-        maps, style = net(torch.zeros(1, 2, 8, 8))
+        maps, style, _ = net(torch.zeros(1, 2, 8, 8))
     assert torch.isfinite(maps).all()
     assert torch.equal(style, torch.zeros_like(style))
 

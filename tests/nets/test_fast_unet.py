@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cellweave.core.errors import InputError
+from cellweave.core.output import NetOutput
 from cellweave.nets import CellposeUNet, FastUNet
-from cellweave.nets.output import NetOutput
 
 
 def random_net(seed: int = 0, **options: object) -> FastUNet:
@@ -42,7 +42,7 @@ def test_other_numbers_of_channels_and_maps(channels: int, maps: int) -> None:
 @given(st.integers(0, 2**31))
 def test_styles_are_unit_vectors(seed: int) -> None:
     torch.manual_seed(seed)
-    _, style = random_net()(torch.randn(3, 2, 32, 32))
+    style = random_net()(torch.randn(3, 2, 32, 32)).style
     torch.testing.assert_close(style.norm(dim=1), torch.ones(3))
 
 
@@ -141,7 +141,7 @@ def test_no_convolution_runs_on_the_full_grid() -> None:
 
 def test_every_weight_takes_part_in_training() -> None:
     net = random_net().train()
-    maps, _ = net(torch.rand(2, 2, 32, 32))
+    maps = net(torch.rand(2, 2, 32, 32)).maps
     maps.pow(2).mean().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 

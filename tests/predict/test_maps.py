@@ -86,8 +86,8 @@ def maps_at_once(image: Image, model: Segmenter, diameter: float) -> NDArray[np.
     stride = int(model.net.stride)  # type: ignore[arg-type]
     padded = np.pad(small, ((0, 0), (0, -height % stride), (0, -width % stride)))
     with torch.no_grad():
-        outputs = model.net(torch.from_numpy(padded[None])).maps
-    maps = model.representation.from_outputs(outputs)[0, :, :height, :width].numpy()
+        output = model.net(torch.from_numpy(padded[None]))
+    maps = model.representation.from_output(output)[0, :, :height, :width].numpy()
     return resize(maps, image.height, image.width)
 
 

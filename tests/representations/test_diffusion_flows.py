@@ -23,6 +23,7 @@ from cellweave.representations import REPRESENTATIONS, DiffusionFlows
 from cellweave.representations.diffusion_flows import diffusion_flows
 from drawing import crowd, draw, ellipse, like_a_network, rod, tiles, voronoi
 from kernels import twins
+from outputs import output
 
 Labels = NDArray[np.int32]
 Maps = NDArray[np.float32]
@@ -488,7 +489,7 @@ def golden() -> dict[str, NDArray[np.generic]]:
 def peer_maps(flows: NDArray[np.generic], logits: NDArray[np.generic]) -> Maps:
     """Maps of what the peer decodes: flows times 5 and logits."""
     outputs = torch.from_numpy(np.concatenate([flows, logits[None]]).astype(np.float32))
-    return DiffusionFlows().from_outputs(outputs[None])[0].numpy()
+    return DiffusionFlows().from_output(output(outputs[None]))[0].numpy()
 
 
 def test_flows_equal_the_peers(golden: dict[str, NDArray[np.generic]]) -> None:
@@ -562,13 +563,13 @@ def test_the_loss_by_hand() -> None:
     outputs = torch.tensor([[[[4.0, 1.0]], [[2.0, -5.0]], [[0.0, 2.0]]]])
     flows = ((4 - 5) ** 2 + 1**2 + 2**2 + 0**2) / 4
     inside = (-np.log(0.5) - np.log(1 - 1 / (1 + np.exp(-2)))) / 2
-    assert DiffusionFlows().loss(outputs, TARGET).item() == pytest.approx(flows + inside, rel=1e-6)
+    assert DiffusionFlows().loss(output(outputs), TARGET).item() == pytest.approx(flows + inside, rel=1e-6)
 
 
 def test_the_loss_is_smallest_at_the_target() -> None:
     target = torch.from_numpy(DiffusionFlows().encode(crowd(0)))[None]
     best = torch.cat([5 * target[:, :2], 2000 * (target[:, 2:] - 0.5)], dim=1).requires_grad_()
-    loss = DiffusionFlows().loss(best, target)
+    loss = DiffusionFlows().loss(output(best), target)
     loss.backward()
     assert loss.item() == 0
     assert best.grad is not None
@@ -576,7 +577,7 @@ def test_the_loss_is_smallest_at_the_target() -> None:
     for k in range(3):
         worse = best.detach().clone()
         worse[:, k] = 0 if k == 2 else worse[:, k] + 0.1
-        assert DiffusionFlows().loss(worse, target).item() > 0
+        assert DiffusionFlows().loss(output(worse), target).item() > 0
 
 
 def test_the_gradient_of_the_loss() -> None:
@@ -585,7 +586,7 @@ def test_the_gradient_of_the_loss() -> None:
     outputs = torch.randn(2, 3, 4, 5, generator=generator).requires_grad_()
     target = torch.randn(2, 3, 4, 5, generator=generator)
     target[:, 2] = (target[:, 2] > 0).float()
-    DiffusionFlows().loss(outputs, target).backward()
+    DiffusionFlows().loss(output(outputs), target).backward()
     assert outputs.grad is not None
     found, values = outputs.grad, outputs.detach()
     torch.testing.assert_close(found[:, :2], 2 * (values[:, :2] - 5 * target[:, :2]) / target[:, :2].numel())
@@ -595,13 +596,13 @@ def test_the_gradient_of_the_loss() -> None:
 def test_the_loss_of_huge_outputs_is_finite() -> None:
     outputs = torch.full_like(TARGET, 1e4)
     outputs[:, 2] *= -1
-    assert torch.isfinite(DiffusionFlows().loss(outputs, TARGET))
+    assert torch.isfinite(DiffusionFlows().loss(output(outputs), TARGET))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_outputs_become_maps(dtype: torch.dtype) -> None:
     outputs = torch.tensor([[[[5.0, -2.5]], [[0.0, 10.0]], [[0.0, -100.0]]]], dtype=dtype)
-    maps = DiffusionFlows().from_outputs(outputs)
+    maps = DiffusionFlows().from_output(output(outputs))
     assert maps.dtype == torch.float32
     torch.testing.assert_close(maps, torch.tensor([[[[1.0, -0.5]], [[0.0, 2.0]], [[0.5, 0.0]]]]))
     assert outputs[0, 0, 0, 0] == 5

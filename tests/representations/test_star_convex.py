@@ -22,6 +22,7 @@ from cellweave.nets import FastUNet, NetOutput
 from cellweave.predict import predict_maps, segment
 from cellweave.representations import REPRESENTATIONS, StarConvex, border_probability, star_distances
 from drawing import crowd, ellipse, tiles, voronoi
+from outputs import output
 
 Labels = NDArray[np.int32]
 SMALL = arrays(np.int32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3))
@@ -302,7 +303,7 @@ def test_bad_maps_are_refused() -> None:
         with pytest.raises(InputError, match="32 rays"):
             StarConvex().decode(np.zeros(shape, np.float32))
     with pytest.raises(InputError, match="out_maps=33"):
-        StarConvex().from_outputs(torch.zeros(1, 3, 8, 8))
+        StarConvex().from_output(output(torch.zeros(1, 3, 8, 8)))
 
 
 # --- the loss -------------------------------------------------------------------------------------------------
@@ -317,24 +318,24 @@ def test_the_loss_is_the_papers() -> None:
     entropy = -(p * found.log() + (1 - p) * (1 - found).log()).mean()
     error = (10 * outputs[:, 1:] - target[:, 1:]).abs().mean(dim=1)
     inside, outside = (p * error).sum() / p.sum(), ((p == 0) * (10 * outputs[:, 1:]).abs().mean(dim=1)).mean()
-    torch.testing.assert_close(star.loss(outputs, target), entropy + 0.2 * (inside + 1e-4 * outside))
+    torch.testing.assert_close(star.loss(output(outputs), target), entropy + 0.2 * (inside + 1e-4 * outside))
 
 
 def test_the_loss_is_least_at_the_target() -> None:
     star, labels = StarConvex(), crowd(1, (32, 32))
     target = torch.from_numpy(star.encode(labels))[None]
     exact = torch.cat([torch.logit(target[:, :1], eps=1e-6), target[:, 1:] / 10], dim=1).requires_grad_()
-    least = star.loss(exact, target)
-    torch.testing.assert_close(star.from_outputs(exact), target, atol=1e-5, rtol=1e-5)
+    least = star.loss(output(exact), target)
+    torch.testing.assert_close(star.from_output(output(exact)), target, atol=1e-5, rtol=1e-5)
     for seed in range(5):
         torch.manual_seed(seed)
-        assert star.loss(exact + 0.05 * torch.randn_like(exact), target) > least
+        assert star.loss(output(exact + 0.05 * torch.randn_like(exact)), target) > least
     assert torch.isfinite(torch.autograd.grad(least, exact)[0]).all()
 
 
 def test_a_picture_without_cells_has_a_loss() -> None:
     outputs = torch.randn(2, 33, 16, 16)
-    assert torch.isfinite(StarConvex().loss(outputs, torch.zeros(2, 33, 16, 16)))
+    assert torch.isfinite(StarConvex().loss(output(outputs), torch.zeros(2, 33, 16, 16)))
 
 
 # --- a model --------------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
 """Networks: one file each, no targets, no losses, no files. All return a `NetOutput`."""
 
+from cellweave.core.output import NetOutput
+from cellweave.nets.anchor_unet import AnchorUNet, load_imagenet_encoder
 from cellweave.nets.cellpose_unet import CellposeUNet
 from cellweave.nets.fast_unet import FastUNet
-from cellweave.nets.output import NetOutput
 
-__all__ = ["NETS", "CellposeUNet", "FastUNet", "NetOutput"]
+__all__ = ["NETS", "AnchorUNet", "CellposeUNet", "FastUNet", "NetOutput", "load_imagenet_encoder"]
 
-NETS: dict[str, type[CellposeUNet] | type[FastUNet]] = {"CellposeUNet": CellposeUNet, "FastUNet": FastUNet}
+NETS: dict[str, type[AnchorUNet] | type[CellposeUNet] | type[FastUNet]] = {
+    "AnchorUNet": AnchorUNet,
+    "CellposeUNet": CellposeUNet,
+    "FastUNet": FastUNet,
+}
 """By the name that a saved model gives."""

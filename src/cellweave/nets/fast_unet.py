@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cellweave.core.errors import InputError
-from cellweave.nets.output import NetOutput
+from cellweave.core.output import NetOutput
 
 
 class Residual(nn.Module):

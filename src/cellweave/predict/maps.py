@@ -189,8 +189,8 @@ class Runner:
         total: torch.Tensor | None = None
         for axes in flips:
             with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                outputs = self._net(x.flip(axes)).maps
-            maps = self._model.representation.from_outputs(outputs)
+                output = self._net(x.flip(axes))
+            maps = self._model.representation.from_output(output)
             if axes:
                 signs = torch.tensor([-1.0 if axis in axes else 1.0 for axis in (2, 3)], device=maps.device)
                 maps = self._model.representation.transform(maps.flip(axes), torch.diag(signs).expand(len(maps), 2, 2))
@@ -202,9 +202,9 @@ class Runner:
     def look(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Windows (B, 2, Y, X) of any size to maps (B, M, Y, X) and styles (B, S); nothing is averaged over flips."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            maps, styles = self._net(self._on_device(windows))
-        maps = self._model.representation.from_outputs(maps)[:, :, : windows.shape[2], : windows.shape[3]]
-        return maps.cpu().numpy(), styles.float().cpu().numpy()
+            output = self._net(self._on_device(windows))
+        maps = self._model.representation.from_output(output)[:, :, : windows.shape[2], : windows.shape[3]]
+        return maps.cpu().numpy(), output.style.float().cpu().numpy()
 
     @torch.inference_mode()
     def styles(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cellweave.core.labels import Labels
+from cellweave.core.output import NetOutput
 
 Maps = NDArray[np.float32]
 
@@ -16,9 +18,12 @@ Maps = NDArray[np.float32]
 class Representation(ABC):
     """One way to write instances as dense maps. Subclasses are frozen dataclasses of their decoding parameters.
 
-    A net predicts *outputs*, the numbers that the loss compares. `from_outputs` turns them into *maps*, whose units a
+    A net gives an *output*, the numbers that the loss compares. `from_output` turns them into *maps*, whose units a
     person can read; `encode` makes the same maps from labels, and `decode` turns maps into labels.
     """
+
+    points: ClassVar[int] = 0
+    """So many of the last maps hold values at lone pixels: they are taken from one tile and never blended."""
 
     @property
     @abstractmethod
@@ -29,17 +34,21 @@ class Representation(ABC):
     def encode(self, labels: Labels) -> Maps:
         """Labels (Y, X) to maps (M, Y, X) float32."""
 
-    @abstractmethod
-    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of net outputs (B, M, Y, X) against encoded maps (B, M, Y, X)."""
+    def targets(self, labels: Labels) -> Maps:
+        """What a training compares with, (T, Y, X) float32: the maps, where a representation needs nothing else."""
+        return self.encode(labels)
 
     @abstractmethod
-    def from_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Net outputs (B, M, Y, X) to maps of the same shape, float32."""
+    def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of a net's output against targets (B, T, Y, X)."""
+
+    @abstractmethod
+    def from_output(self, output: NetOutput) -> torch.Tensor:
+        """A net's output to maps (B, M, Y, X) float32."""
 
     @abstractmethod
     def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        """Mend map *values* after the pixels of (B, M, Y, X) were moved by the linear part `matrix` (B, 2, 2).
+        """Mend *values* of maps or targets after the pixels of (B, M, Y, X) were moved by the linear part (B, 2, 2).
 
         Row i of the result's direction is ``matrix @ direction``: what vectors need when an image is flipped, turned
         or sheared, and scalars do not.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cellweave import _kernels
 from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
+from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
 
 FLOW_FACTOR = 5.0
@@ -85,15 +86,16 @@ class DiffusionFlows(Representation):
         maps[2] = labels > 0
         return maps
 
-    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
         """``|y01 - 5 flow|^2 + BCE(sigmoid(y2), inside)``, each a mean over pixels (challenge paper, Eq. 3)."""
+        outputs = output.maps.float()
         flows = F.mse_loss(outputs[:, :2], FLOW_FACTOR * target[:, :2])
         inside = F.binary_cross_entropy_with_logits(outputs[:, 2], target[:, 2])
         return flows + inside
 
-    def from_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+    def from_output(self, output: NetOutput) -> torch.Tensor:
         """Outputs (B, 3, Y, X): flows times 5 and a logit, to maps."""
-        outputs = outputs.float()
+        outputs = output.maps.float()
         return torch.cat([outputs[:, :2] / FLOW_FACTOR, torch.sigmoid(outputs[:, 2:])], dim=1)
 
     def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

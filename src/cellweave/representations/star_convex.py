@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cellweave import _kernels
 from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
+from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
 
 DISTANCE_UNIT = 10.0
@@ -77,20 +78,20 @@ class StarConvex(Representation):
         _kernels.star_distances(labels, maps[1:])
         return maps
 
-    def loss(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
         """``BCE(sigmoid(y0), p) + 0.2 * (MAE in cells, weighted by p, + 1e-4 * mean |distance| outside)``.
 
         p is the probability of `target`; the errors of the distances, in px, are means over the rays (Weigert et al.
         2020, Eq. 2-4, with the weights of StarDist's package, and as there divided by the mean of p).
         """
-        probability, distances = target[:, 0], target[:, 1:]
+        outputs, probability, distances = output.maps.float(), target[:, 0], target[:, 1:]
         predicted = DISTANCE_UNIT * outputs[:, 1:]
         found = F.binary_cross_entropy_with_logits(outputs[:, 0], probability)
         inside = (probability * (predicted - distances).abs().mean(dim=1)).mean() / (probability.mean() + 1e-7)
         outside = ((probability == 0) * predicted.abs().mean(dim=1)).mean()
         return found + DISTANCE_WEIGHT * (inside + BACKGROUND_WEIGHT * outside)
 
-    def from_outputs(self, outputs: torch.Tensor) -> torch.Tensor:
+    def from_output(self, output: NetOutput) -> torch.Tensor:
         """Outputs (B, 1 + n_rays, Y, X): a logit and distances in units of 10 px, to maps; no distance is negative.
 
         Raises
@@ -98,12 +99,12 @@ class StarConvex(Representation):
         InputError
             When the net makes another number of maps.
         """
+        outputs = output.maps.float()
         if outputs.shape[1] != 1 + self.n_rays:
             raise InputError(
                 f"the net makes {outputs.shape[1]} maps; {self.n_rays} rays need {1 + self.n_rays} "
                 f"(out_maps={1 + self.n_rays})"
             )
-        outputs = outputs.float()
         return torch.cat([torch.sigmoid(outputs[:, :1]), (DISTANCE_UNIT * outputs[:, 1:]).clamp(min=0)], dim=1)
 
     def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

@@ -265,8 +265,8 @@ def _loss(
     dtype = inference_dtype(device)
     planes = planes.to(device, memory_format=torch.channels_last)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        outputs = net(planes).maps
-    return representation.loss(outputs.float(), maps.to(device))
+        output = net(planes)
+    return representation.loss(output, maps.to(device))
 
 
 @torch.inference_mode()

@@ -182,7 +182,7 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     stained = image.color and policy.policy == "green-blue"
     if not stained:
         pixels, weights = apply_weights(pixels, weights), IDENTITY
-    maps = preparation.representation.encode(resize_labels(labels, height, width))
+    maps = preparation.representation.targets(resize_labels(labels, height, width))
     values = np.zeros((height, width, COLOURS + len(maps)), np.float16)
     colours = np.clip(resize(pixels, height, width), -LARGEST_VALUE, LARGEST_VALUE)
     values[..., : len(colours)] = np.moveaxis(colours, 0, -1)
