@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellweave.predict.tiling import Tiles, plan
+from cellweave.predict.tiling import Tiles, plan, plan_windows
 
 strides = st.sampled_from([1, 2, 8, 16])
 
@@ -85,3 +85,23 @@ def test_one_tile_counts_fully_up_to_the_borders() -> None:
 def test_as_few_tiles_as_cover_the_axis(length: int, n: int) -> None:
     """Tiles of 400 share 272 px with each neighbour, so that each one more brings 128 px."""
     assert len(plan(length, tile=400, stride=16, margin=120, ramp=32).starts) == n
+
+
+@given(st.integers(1, 200), st.integers(1, 700), st.sampled_from([1, 8, 32]))
+def test_windows_share_every_pixel_and_one_owns_it(units: int, tile: int, stride: int) -> None:
+    tiles = plan_windows(units * stride, tile=tile, stride=stride)
+    shares, owners = np.zeros(tiles.length), np.zeros(tiles.length)
+    for start, weights, owned in zip(tiles.starts, tiles.weights, tiles.owned, strict=True):
+        shares[start : start + tiles.size] += weights
+        owners[start : start + tiles.size] += owned
+        assert ((owned == 0) | (weights >= 1 / len(tiles.starts) - 1e-6)).all()
+    np.testing.assert_allclose(shares, 1, atol=1e-6)
+    assert (owners == 1).all()
+
+
+def test_windows_overlap_by_an_eighth_and_follow_the_gaussian() -> None:
+    tiles = plan_windows(1200, tile=640, stride=16)
+    assert (tiles.size, tiles.starts) == (640, (0, 560))
+    at = 600  # in both
+    first, second = (np.exp(-0.5 * ((at + 0.5 - s - 320) / 80) ** 2) for s in tiles.starts)
+    assert tiles.weights[0, at] == pytest.approx(first / (first + second), rel=1e-5)

@@ -28,7 +28,7 @@ from cellweave.train.augment import (
     sampling_weights,
     take_views,
 )
-from cellweave.train.samples import COLOURS, IDENTITY, Example, Facts, Preparation, Samples, joined, prepare
+from cellweave.train.samples import COLOURS, Example, Facts, Preparation, Samples, joined, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +39,7 @@ PLAIN = Contrast(1.0, False, False, 1.0, 0.0, (0.0, 0.0), 0.0, 0.0)
 def make_samples(*arrays: NDArray[Any]) -> Samples:
     """Samples of arrays (3 + M, Y, X): colours, then maps."""
     values = [np.array(np.moveaxis(a, 0, -1).reshape(-1, len(a)), np.float16, order="C") for a in arrays]
-    facts = [Facts(str(k), "", a.shape[1:], tuple(map(tuple, IDENTITY.tolist())), False) for k, a in enumerate(arrays)]
+    facts = [Facts(str(k), "", a.shape[1:], ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), False) for k, a in enumerate(arrays)]
     return Samples(np.concatenate(values), tuple(facts))
 
 

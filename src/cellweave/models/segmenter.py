@@ -38,7 +38,8 @@ class Segmenter:
     representation
         What the net's outputs mean, with the decoding parameters.
     diameter
-        Cell diameter in px that the net was trained on; images are resized to it.
+        Cell diameter in px that the net was trained on; images are resized to it. 0 for a net that finds cells of
+        any size: images keep theirs.
     normalisation, channels
         How pixels are prepared.
     size_model
@@ -99,12 +100,13 @@ class Segmenter:
 
     def net_settings(self) -> dict[str, Any]:
         """Name of the net's class, and what builds it."""
-        return {
+        settings = {
             "name": type(self.net).__name__,
             "in_channels": self.net.in_channels,
             "out_maps": self.net.out_maps,
             "widths": list(cast("tuple[int, ...]", self.net.widths)),
         }
+        return settings | ({"boxes": self.net.boxes} if hasattr(self.net, "boxes") else {})
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -200,7 +202,7 @@ def _card_text(settings: dict[str, Any]) -> str:
     facts = {
         "Net": settings["net"]["name"],
         "Represents cells by": settings["representation"]["name"],
-        "Training diameter": f"{settings['diameter']:g} px",
+        "Training diameter": f"{settings['diameter']:g} px" if settings["diameter"] else "any",
         "Channels": settings["channels"],
         "Weights (SHA-256)": settings["sha256"],
     }

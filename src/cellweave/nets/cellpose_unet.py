@@ -95,6 +95,8 @@ class CellposeUNet(nn.Module):
     """Tile sides must be multiples of this; 2 ** (number of scales - 1)."""
     radius: int | None = None
     """Pixels around an output that can change it: the style vector brings in the whole tile, so no bound."""
+    tile = 224
+    """Side in px of the tiles that it is run on: what Cellpose trains and runs on."""
 
     def __init__(self, in_channels: int = 2, out_maps: int = 3, widths: Sequence[int] = (32, 64, 128, 256)) -> None:
         super().__init__()

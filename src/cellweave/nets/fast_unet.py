@@ -48,6 +48,8 @@ class FastUNet(nn.Module):
     """Sides of the input must be multiples of this."""
     radius = 128
     """Largest distance in px from which input can reach an output pixel."""
+    tile = 2048
+    """Side in px of the tiles that it is run on."""
 
     def __init__(
         self, in_channels: int = 2, out_maps: int = 3, widths: tuple[int, int, int, int] = (32, 64, 128, 256)

@@ -17,16 +17,13 @@ from cellweave.core.image import Image
 from cellweave.core.progress import report
 from cellweave.models import Segmenter, load_model
 from cellweave.predict.size import find_diameter
-from cellweave.predict.tiling import Tiles, plan
+from cellweave.predict.tiling import Tiles, plan, plan_windows
 from cellweave.prep import Channels, Resampling
 from cellweave.prep.channels import apply_weights
 from cellweave.representations.base import Maps
 
 log = logging.getLogger(__name__)
 
-LOCAL_TILE, GLOBAL_TILE = 2048, 224
-"""Tile side in px for nets whose output depends on a neighbourhood only, and for those with a style of the whole tile
-(224: what Cellpose trains and runs on)."""
 RAMP = 32
 LARGEST_ZOOM = 32.0
 
@@ -73,19 +70,23 @@ def predict_maps(
     InputError
         When the image has times or depths to choose from, channels the policy cannot serve, or the diameter is not
         positive or far smaller than any cell.
+
+    Notes
+    -----
+    A model that finds cells of any size (`Segmenter.diameter` is 0) sees the image as it is; `diameter` plays no part.
     """
     picture = as_plane(image)
     models = load_models(model)
     planes = Planes(picture, models[0], channels)
-    if diameter is None:
+    if diameter is None and any(one.diameter for one in models):
         diameter = estimate_diameter(picture, models[0], channels=channels, device=device)
-    if not (np.isfinite(diameter) and diameter > 0):
+    if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
         raise InputError(f"diameter is {diameter}; it must be a positive number of pixels")
     n_maps = len(models[0].representation.map_names)
     maps = np.zeros((n_maps, picture.height, picture.width), np.float32)
     for one in models:
         runner = Runner(one, choose_device(device), augment)
-        zoom = one.diameter / diameter
+        zoom = one.diameter / diameter if diameter and one.diameter else 1.0
         if zoom > LARGEST_ZOOM:
             raise InputError(
                 f"diameter is {diameter:g} px, so the image would be enlarged {zoom:.0f} times; "
@@ -113,6 +114,11 @@ def estimate_diameter(
     answer is at least a quarter of the training diameter, and at most the image's longer side.
     """
     picture, (segmenter,) = as_plane(image), load_models(model)
+    if not segmenter.diameter:
+        raise InputError(
+            f"model '{segmenter.name}' finds cells of any size and does not tell it; "
+            "segment the image and measure the labels, or use another model"
+        )
     runner = Runner(segmenter, choose_device(device), augment=False)
     return find_diameter(Planes(picture, segmenter, channels), runner, segmenter)
 
@@ -127,6 +133,8 @@ def load_models(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...]:
     models = tuple(map(load_model, [model] if isinstance(model, (str, os.PathLike, Segmenter)) else model))
     if not models or len({type(m.representation) for m in models}) != 1:
         raise InputError("averaging needs one or more models of the same representation")
+    if len(models) > 1 and models[0].representation.points:
+        raise InputError(f"boxes of several models cannot be averaged; give one of {', '.join(m.name for m in models)}")
     return models
 
 
@@ -141,7 +149,7 @@ class Planes:
         self.height, self.width = image.height, image.width
 
     def read(self, rows: Resampling, columns: Resampling, y: slice, x: slice) -> NDArray[np.float32]:
-        """(2, y, x) float32 at the resampled rows y and columns x; only what they need is read."""
+        """(P, y, x) float32 at the resampled rows y and columns x; only what they need is read."""
         source_y, source_x = rows.source(y.start, y.stop), columns.source(x.start, x.stop)
         pixels = self._image.read(source_y, source_x)
         planes = apply_weights(self._normalisation.apply(pixels, self._limits), self._weights)
@@ -157,12 +165,14 @@ class Runner:
         self._net = model.net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._dtype = inference_dtype(device)
         self.stride: int = model.net.stride  # type: ignore[assignment]
+        self.tile: int = model.net.tile  # type: ignore[assignment]
         self.radius: int | None = model.net.radius  # type: ignore[assignment]
         self.n_maps = len(model.representation.map_names)
+        self.blended = self.n_maps - model.representation.points
         self._batch = 8
 
     def maps(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B, 2, Y, X) to (B, M, Y, X)."""
+        """(B, P, Y, X) to (B, M, Y, X)."""
         done: list[NDArray[np.float32]] = []
         while sum(map(len, done)) < len(tiles):
             start = sum(map(len, done))
@@ -182,6 +192,12 @@ class Runner:
                     torch.cuda.empty_cache()
         return np.concatenate(done)
 
+    def plan(self, length: int, tile: int | None) -> Tiles:
+        """How an axis is cut: tiles with margins, or windows where the net's output depends on the whole tile."""
+        if self.radius is None:
+            return plan_windows(length, tile=tile or self.tile, stride=self.stride)
+        return plan(length, tile=tile or self.tile, stride=self.stride, margin=self.radius, ramp=RAMP)
+
     @torch.inference_mode()
     def _forward(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         x = torch.from_numpy(tiles).to(self._device, memory_format=torch.channels_last)
@@ -194,13 +210,17 @@ class Runner:
             if axes:
                 signs = torch.tensor([-1.0 if axis in axes else 1.0 for axis in (2, 3)], device=maps.device)
                 maps = self._model.representation.transform(maps.flip(axes), torch.diag(signs).expand(len(maps), 2, 2))
-            total = maps if total is None else total + maps
+            if total is None:
+                total = maps
+            else:
+                total[:, : self.blended] += maps[:, : self.blended]
         assert total is not None
-        return np.asarray((total / len(flips)).cpu().numpy())
+        total[:, : self.blended] /= len(flips)
+        return np.asarray(total.cpu().numpy())
 
     @torch.inference_mode()
     def look(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Windows (B, 2, Y, X) of any size to maps (B, M, Y, X) and styles (B, S); nothing is averaged over flips."""
+        """Windows (B, P, Y, X) of any size to maps (B, M, Y, X) and styles (B, S); nothing is averaged over flips."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             output = self._net(self._on_device(windows))
         maps = self._model.representation.from_output(output)[:, :, : windows.shape[2], : windows.shape[3]]
@@ -208,7 +228,7 @@ class Runner:
 
     @torch.inference_mode()
     def styles(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Windows (B, 2, Y, X) of any size to styles (B, S), without the half of the net that makes maps."""
+        """Windows (B, P, Y, X) of any size to styles (B, S), without the half of the net that makes maps."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             styles = self._net.style(self._on_device(windows))
         return np.asarray(styles.float().cpu().numpy())
@@ -239,10 +259,8 @@ def _bands(
     height, width = (max(1, round(n * zoom)) for n in (planes.height, planes.width))
     rows, columns = Resampling(planes.height, height), Resampling(planes.width, width)
     back_rows, back_columns = Resampling(height, planes.height), Resampling(width, planes.width)
-    local = runner.radius is not None
-    tile = tile or (LOCAL_TILE if local else GLOBAL_TILE)
     lengths = [-(-n // runner.stride) * runner.stride for n in (height, width)]
-    down, across = (plan(n, tile=tile, stride=runner.stride, margin=runner.radius or 0, ramp=RAMP) for n in lengths)
+    down, across = (runner.plan(n, tile) for n in lengths)
 
     held = np.zeros((runner.n_maps, 0, width), np.float32)  # finished rows first..., not yet resized
     open_rows = np.zeros((runner.n_maps, 0, across.length), np.float32)  # rows that the next tiles add to
@@ -251,7 +269,7 @@ def _bands(
         if len(down.starts) > 1:
             report("rows of tiles", k, len(down.starts))
         band = _run_band(planes, runner, rows, columns, start, down, across)
-        band *= down.weights[k][None, :, None]
+        _weigh(band, down, k, 1, runner.blended)
         band[:, : open_rows.shape[1]] += open_rows
         finished = down.size if k + 1 == len(down.starts) else down.starts[k + 1] - start
         open_rows = band[:, finished:]
@@ -296,6 +314,15 @@ def _run_band(
     for begin in range(0, len(across.starts), group):
         starts = across.starts[begin : begin + group]
         maps = runner.maps(np.stack([strip[:, :, s : s + across.size] for s in starts]))
-        for s, values, weights in zip(starts, maps, across.weights[begin : begin + group], strict=True):
-            band[:, :, s : s + across.size] += values * weights
+        for k, (s, values) in enumerate(zip(starts, maps, strict=True), begin):
+            _weigh(values, across, k, 2, runner.blended)
+            band[:, :, s : s + across.size] += values
     return band
+
+
+def _weigh(maps: NDArray[np.float32], tiles: Tiles, k: int, axis: int, blended: int) -> None:
+    """Multiply maps (M, y, x) of tile k, in place, by its shares along an axis; lone points go to one tile wholly."""
+    shape = (1, -1, 1) if axis == 1 else (1, 1, -1)
+    maps[:blended] *= tiles.weights[k].reshape(shape)
+    if blended < len(maps):
+        maps[blended:] *= tiles.owned[k].reshape(shape)

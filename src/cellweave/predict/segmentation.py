@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
-from cellweave.core.labels import Labels
+from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.measure import Table, measure
 from cellweave.models import Segmenter
 from cellweave.predict.maps import AnyModel, as_plane, estimate_diameter, load_models, predict_maps
@@ -35,7 +35,8 @@ class Segmentation:
         (M, Y, X) float32; ``model.representation.decode(maps)`` gives the labels again (before `min_confidence`), or
         others with other thresholds, without running the net.
     diameter
-        Cell diameter in px that the image was resized by: given, or estimated.
+        Cell diameter in px that the image was resized by: given, or estimated; the median of the cells where the model
+        finds those of any size.
     model
         The first of the models used.
     image
@@ -94,14 +95,18 @@ def segment(
         raise InputError(f"min_confidence is {min_confidence}; it must be between 0 and 1")
     picture, models = as_plane(image), load_models(model)
     given = parse_diameter(diameter, picture)
-    used = given or estimate_diameter(picture, models[0], channels=channels, device=device)
+    used = given
+    if used is None and models[0].diameter:
+        used = estimate_diameter(picture, models[0], channels=channels, device=device)
     maps = predict_maps(picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile)
     labels, confidence = models[0].decode_scored(maps)
     keep = confidence >= min_confidence
     dropped = len(keep) - int(keep.sum())
     if dropped:
         labels = np.concatenate([[0], np.cumsum(keep) * keep]).astype(np.int32)[labels]
-    return Segmentation(labels, confidence[keep], maps, float(used), models[0], picture, dropped)
+    return Segmentation(
+        labels, confidence[keep], maps, float(used or median_diameter(labels)), models[0], picture, dropped
+    )
 
 
 def parse_diameter(diameter: float | str | None, image: Image) -> float | None:

@@ -1,4 +1,4 @@
-"""Which channels of an image a two-channel net sees."""
+"""Which channels of an image a net sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 
-Policy = Literal["auto", "gray", "pair", "green-blue", "merged"]
+Policy = Literal["auto", "gray", "pair", "green-blue", "merged", "color"]
 _REMEDY = (
     "choose with channels=, or --channels on the command line: 'gray' (or 'gray:NAME'), "
     "'CYTOPLASM,NUCLEUS' (names or numbers from 1), 'green-blue', or 'merged:A,B'"
@@ -20,10 +20,10 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Channels:
-    """A channel policy: image (C, Y, X) in, two planes (2, Y, X) out.
+    """A channel policy: image (C, Y, X) in, two planes (2, Y, X) out, or three by the policy `color`.
 
     ========== =====================================================================================
-    policy     first plane, second plane
+    policy     planes
     ========== =====================================================================================
     auto       one channel: as gray; red-green-blue: as green-blue, but as gray where all three are
                equal or only one has light (fluorescence saved in its colour), and as pair of the
@@ -34,6 +34,8 @@ class Channels:
     green-blue green, blue of a colour image; red is left out (challenge paper, Sec. 2.3.2)
     merged     each of two chosen channels takes the mean with the unselected ones (challenge paper,
                Eq. 5); the only channel of a gray image twice; green and blue unless chosen
+    color      red, green and blue; a lone channel three times; of others the first three, zero where
+               there are only two (for nets with three inputs, such as that of the Cell Segmenter)
     ========== =====================================================================================
 
     Parameters
@@ -54,10 +56,17 @@ class Channels:
             return text
         policy, _, rest = text.strip().partition(":")
         policy = policy.lower()
-        if policy not in ("auto", "gray", "pair", "green-blue", "merged"):
+        if policy not in ("auto", "gray", "pair", "green-blue", "merged", "color"):
             policy, rest = "pair", text
         names = tuple(name.strip() for name in rest.split(",") if name.strip())
-        allowed = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2)}[policy]
+        allowed = {
+            "auto": (0,),
+            "gray": (0, 1),
+            "pair": (1, 2),
+            "green-blue": (0,),
+            "merged": (0, 2),
+            "color": (0, 1, 2, 3),
+        }[policy]
         if len(names) not in allowed:
             raise InputError(f"channels '{text}' name {len(names)} channels; {_REMEDY}")
         if policy == "pair" and len(names) == 1:
@@ -94,20 +103,26 @@ class Channels:
             return Channels("pair", ("1", "2"))
         raise InputError(f"{_named(image)}: this model looks at two, and which ones cannot be known; {_REMEDY}")
 
+    @property
+    def planes(self) -> int:
+        """How many planes come out."""
+        return 3 if self.policy == "color" else 2
+
     def weights(self, image: Image) -> NDArray[np.float32]:
-        """(2, C) float32: each plane is this weighted sum of the image's channels.
+        """(2 or 3, C) float32: each plane is this weighted sum of the image's channels.
 
         Normalisation follows per channel before, so that a bright channel does not drown a dim one.
         """
         policy, n = self.resolve(image), image.n_channels
-        weights = np.zeros((2, n), np.float32)
+        weights = np.zeros((policy.planes, n), np.float32)
         if policy.policy == "gray" and not policy.chosen:
             weights[0] = 1.0 / n
             return weights
-        if policy.policy == "merged" and n == 1:
-            weights[:, 0] = 1.0
+        chosen = [_index(image, name) for name in policy.chosen]
+        if policy.policy in ("merged", "color") and (n == 1 or len(chosen) == 1):
+            weights[:, chosen[0] if chosen else 0] = 1.0
             return weights
-        chosen = [_index(image, name) for name in policy.chosen] or [1, 2]
+        chosen = chosen or ([0, 1, 2][:n] if policy.policy == "color" else [1, 2])
         for plane, channel in enumerate(chosen):
             weights[plane, channel] = 1.0
         if policy.policy == "merged":

@@ -24,9 +24,9 @@ from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import read_image, read_labels
 from cellweave.metrics import evaluate
 from cellweave.models import Segmenter, load_model
-from cellweave.nets import NETS
+from cellweave.nets import NETS, AnchorUNet
 from cellweave.predict import segment
-from cellweave.prep import Channels
+from cellweave.prep import Channels, Normalisation
 from cellweave.representations import REPRESENTATIONS
 from cellweave.train import ranks
 from cellweave.train.bare import START
@@ -45,7 +45,11 @@ MODEL, SETTINGS, REPORT, CACHE, SHARDS = "model", "config.json", "data.txt", "ca
 PACKED = 512
 VALIDATION_SEED = 1_000_003
 """Added to the seed for simulated pictures that the training never sees."""
-DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0}
+DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0, "AnchorUNet": 0.0}
+"""Of a net from scratch; 0: cells keep their sizes."""
+ANY_SIZE = Normalisation(0.1, 99.9, clip=(0.0, 1.0))
+"""How images are prepared for the net of the Cell Segmenter: a channel to 0..1 (Hu et al. 2022, Sec. 2.1), the darkest
+and brightest thousandth cut off."""
 
 Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Example]
 
@@ -104,8 +108,9 @@ def train(
     if ranks.rank() > 0:
         return segmenter
     _save_settings(config)
-    size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
-    segmenter = segmenter.with_(size_model=size_model)
+    if segmenter.diameter:
+        size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
+        segmenter = segmenter.with_(size_model=size_model)
     calibration, reliability = train_calibration(segmenter, held_out, device=config.device)
     segmenter = segmenter.with_(calibration=calibration)
     facts = _facts(config, training, held_out) | (card or {})
@@ -155,12 +160,14 @@ def _start(config: TrainConfig) -> Segmenter:
         )
     torch.manual_seed(config.seed)
     representation = REPRESENTATIONS[config.representation]()
-    return Segmenter(
-        NETS[config.net](out_maps=len(representation.map_names)),
-        representation,
-        config.diameter or DEFAULT_DIAMETER[config.net],
-        channels=Channels.parse(config.channels),
-    )
+    diameter = config.diameter or DEFAULT_DIAMETER[config.net]
+    if config.net != "AnchorUNet":
+        net = NETS[config.net](out_maps=len(representation.map_names))
+        return Segmenter(net, representation, diameter, channels=Channels.parse(config.channels))
+    boxes = representation.points > 0
+    net = AnchorUNet(out_maps=len(representation.map_names) - representation.points, boxes=boxes)
+    channels = Channels.parse("color" if config.channels == "auto" else config.channels)
+    return Segmenter(net, representation, diameter, channels=channels, normalisation=ANY_SIZE)
 
 
 def _prepared(
@@ -276,17 +283,18 @@ def _figures(segmenter: Segmenter, examples: Sequence[Example], device: str) -> 
     done = 0
     for group in groups:
         members = [e for e in examples if e.group == group]
-        found: dict[str, list[Labels]] = {"given": [], "estimated": []}
+        ways = (", diameter given", ", diameter estimated") if segmenter.diameter else ("",)
+        found: dict[str, list[Labels]] = {way: [] for way in ways}
         for example in members:
             report("measuring the model", done, len(examples), example.name)
             done += 1
             for way in found:
-                found[way].append(_labels(segmenter, example, way == "given", device))
+                found[way].append(_labels(segmenter, example, way == ways[0], device))
         row: dict[str, Any] = {"Images": group or "all", "n": len(members)}
         for way, labels in found.items():
             total = evaluate([e.labels for e in members], labels, thresholds=(0.5, 0.75)).total
-            row[f"F1@0.5, diameter {way}"] = round(total.at(0.5).f1, 3)
-            row[f"F1@0.75, diameter {way}"] = round(total.at(0.75).f1, 3)
+            row[f"F1@0.5{way}"] = round(total.at(0.5).f1, 3)
+            row[f"F1@0.75{way}"] = round(total.at(0.75).f1, 3)
         rows.append(row)
     report("measuring the model", len(examples), len(examples), "")
     return rows

@@ -33,7 +33,7 @@ class View:
 
 
 def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> View:
-    """Rotation by any angle, flip, zoom by ``2 ** uniform(-1, 1)``, and stretch up to 10 %.
+    """Rotation by any angle, flip, zoom by ``2 ** uniform(-1, 1)``, stretch and shear up to 10 %.
 
     The crop's center is anywhere that leaves the unturned crop on the image, or the middle of a smaller image.
     """
@@ -43,7 +43,8 @@ def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> 
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     half = crop / zoom / 2
     y, x = (rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in shape)
-    return View(zoom * turn @ np.diag([stretch, flip / stretch]), (y, x))
+    shear = np.array([[1.0, 0.0], [rng.uniform(-0.1, 0.1), 1.0]])
+    return View(zoom * turn @ shear @ np.diag([stretch, flip / stretch]), (y, x))
 
 
 def take_views(
@@ -120,12 +121,17 @@ def _gathered(
 
 
 def random_stain(weights: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], list[float]]:
-    """Two planes of a stained sample, the policy's or random mixtures of its colours, and each colour's gamma.
+    """The planes of a stained sample: the policy's or random mixtures of its colours, and each colour's gamma.
 
-    So the net learns cells that are darker than their surroundings in some colours, whatever the dyes.
+    Two planes are any mixtures: so the net learns cells that are darker than their surroundings in some colours,
+    whatever the dyes. Three are red, green and blue, each with up to 30 % of others.
     """
     gamma = [float(2.0**g) for g in rng.uniform(-0.5, 0.5, size=COLOURS)]
-    if rng.random() < 0.5:
+    if len(weights) == COLOURS:
+        share = rng.uniform(0, 0.3)
+        mixed = rng.dirichlet([0.5] * COLOURS, size=COLOURS)
+        weights = ((1 - share) * weights + share * mixed).astype(np.float32)
+    elif rng.random() < 0.5:
         weights = rng.dirichlet([0.5] * COLOURS, size=2).astype(np.float32)
     return weights, gamma
 
@@ -159,7 +165,7 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
 
 
 def change_contrast(planes: torch.Tensor, changes: Sequence[Contrast], generator: torch.Generator) -> torch.Tensor:
-    """Apply one `Contrast` to each of (B, 2, Y, X). Planes that are empty stay empty."""
+    """Apply one `Contrast` to each of (B, P, Y, X). Planes that are empty stay empty, and equal ones stay equal."""
     device = planes.device
 
     def column(numbers: Sequence[float]) -> torch.Tensor:
@@ -170,7 +176,7 @@ def change_contrast(planes: torch.Tensor, changes: Sequence[Contrast], generator
         return crops, [changes[k] for k in crops]
 
     planes = planes.clone()
-    for k, _ in zip(*some([c.drop_second for c in changes]), strict=True):
+    for k, _ in zip(*some([c.drop_second and planes.shape[1] == 2 for c in changes]), strict=True):
         planes[k, 1] *= ~planes[k, 0].any()
     used = planes.flatten(2).any(dim=2).float()[..., None, None]
     crops, them = some([c.gamma != 1 for c in changes])
@@ -193,6 +199,9 @@ def change_contrast(planes: torch.Tensor, changes: Sequence[Contrast], generator
     crops, them = some([c.noise for c in changes])
     if crops:
         noise = torch.randn((len(crops), *planes.shape[1:]), generator=generator, device=device)
+        if planes.shape[1] > 2:
+            gray = (planes[crops, 0] == planes[crops, 1]).flatten(1).all(dim=1)
+            noise[gray] = noise[gray, :1]
         planes[crops] += noise * (used[crops] * column([c.noise for c in them]))
     return planes
 
@@ -204,7 +213,7 @@ def _to_power(values: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
 
 
 def _blurred(planes: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
-    """Gaussian blur of (B, 2, Y, X), one sigma a crop."""
+    """Gaussian blur of (B, P, Y, X), one sigma a crop."""
     sigma = torch.tensor(sigmas, device=planes.device).repeat_interleave(planes.shape[1])[:, None]
     taps = torch.exp(-0.5 * (torch.arange(-4, 5, device=planes.device) / sigma) ** 2)
     taps = taps / taps.sum(dim=1, keepdim=True)
@@ -224,7 +233,7 @@ def batch(
     *,
     contrast: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of samples: planes (B, 2, crop, crop) and maps (B, M, crop, crop). The same seed gives the same batch.
+    """Views of samples: planes (B, P, crop, crop) and targets (B, T, crop, crop). The same seed, the same batch.
 
     Parameters
     ----------

@@ -47,8 +47,8 @@ def train_calibration(
 ) -> tuple[Calibration | None, list[dict[str, Any]]]:
     """Fit the probability that an object matches to the objects found in images the net did not learn from.
 
-    Each image is segmented twice, with its true diameter and with the estimated one (an image without cells only with
-    the latter): cells at a wrong diameter are part of what users meet.
+    Each image is segmented twice, with its true diameter and with the estimated one (an image without cells, and by
+    a model that finds any size, only once): cells at a wrong diameter are part of what users meet.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def score_objects(segmenter: Segmenter, examples: Sequence[Example], *, device: 
     scores, matched, images = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, np.int64)]
     for k, example in enumerate(examples):
         report("calibrating the confidence", k, len(examples), example.name)
-        given = median_diameter(example.labels)
+        given = median_diameter(example.labels) if segmenter.diameter else 0.0
         for diameter in (given, None) if given else (None,):
             try:
                 result = segment(example.image, bare, diameter=diameter, device=device)

@@ -13,9 +13,9 @@ from cellweave.core.errors import InputError
 SETTLED = 0.6
 """Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer or shorter."""
 CHOICES = {
-    "net": ("FastUNet", "CellposeUNet"),
-    "representation": ("DiffusionFlows", "StarConvex"),
-    "recipe": ("adamw", "sgd"),
+    "net": ("FastUNet", "CellposeUNet", "AnchorUNet"),
+    "representation": ("DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"),
+    "recipe": ("adamw", "sgd", "cosine"),
 }
 
 
@@ -38,11 +38,13 @@ class TrainConfig:
     recipe
         ``"adamw"``: AdamW, rate warmed up, constant, and falling to zero as a cosine over the last 40 %. ``"sgd"``:
         the challenge paper's: Nesterov momentum 0.9, weight decay 1e-5, rate warmed up over 10 epochs, halved every
-        10 epochs after 70 % of them.
+        10 epochs after 70 % of them. ``"cosine"``: Cell Segmenter's: Nesterov momentum 0.9, rate warmed up over 3 epochs
+        and falling to zero as a cosine.
     learning_rate
-        Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd; a tenth of it when fine-tuning).
+        Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd, 0.01 cosine; a tenth of it when fine-tuning).
     diameter
-        Cells are resized to this median diameter in px. None: the base model's, else 24.
+        Cells are resized to this median diameter in px. None: the base model's, else that of the net: 24 of the
+        fast one, 30 of Cellpose's; AnchorUNet learns cells of any size, which keep theirs.
     weights
         Share of the crops by group of images (see `Example.group`); groups that are not named, and all without it,
         count by the square root of their number of images.
@@ -69,13 +71,13 @@ class TrainConfig:
 
     out: Path
     base: str | None = None
-    net: Literal["FastUNet", "CellposeUNet"] = "FastUNet"
-    representation: Literal["DiffusionFlows", "StarConvex"] = "DiffusionFlows"
+    net: Literal["FastUNet", "CellposeUNet", "AnchorUNet"] = "FastUNet"
+    representation: Literal["DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"] = "DiffusionFlows"
     epochs: int = 100
     batch_size: int = 8
     crop: int = 224
     accumulate: int = 1
-    recipe: Literal["adamw", "sgd"] = "adamw"
+    recipe: Literal["adamw", "sgd", "cosine"] = "adamw"
     learning_rate: float | None = None
     diameter: float | None = None
     weights: dict[str, float] | None = None
@@ -119,7 +121,7 @@ class TrainConfig:
     @property
     def peak_rate(self) -> float:
         """Learning rate at its highest."""
-        rate = self.learning_rate or {"adamw": 2e-3, "sgd": 1e-3}[self.recipe]
+        rate = self.learning_rate or {"adamw": 2e-3, "sgd": 1e-3, "cosine": 1e-2}[self.recipe]
         return rate if self.learning_rate or self.base is None else rate / 10
 
     def to_json(self) -> str:
@@ -144,7 +146,7 @@ def rate_at(config: TrainConfig, epoch: float) -> float:
             return config.peak_rate * epoch / warm
         halvings = math.floor((epoch - from_epoch) / 10) + 1 if epoch >= from_epoch else 0
         return float(config.peak_rate * 0.5**halvings)
-    warm, settled = min(3.0, 0.05 * config.epochs), SETTLED * config.epochs
+    warm, settled = min(3.0, 0.05 * config.epochs), SETTLED * config.epochs if config.recipe == "adamw" else 0.0
     if epoch < warm:
         return config.peak_rate * epoch / warm
     fallen = max(0.0, (epoch - settled) / (config.epochs - settled))

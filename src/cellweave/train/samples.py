@@ -26,8 +26,10 @@ LARGEST_ZOOM = 4.0
 LARGEST_VALUE = 6e4
 """Of a normalised pixel, where the model does not clip them; float16 ends at 65504."""
 COLOURS = 3
-"""Values a pixel: red, green and blue of a stained sample, otherwise the net's two planes and a zero."""
-IDENTITY = np.eye(2, COLOURS, dtype=np.float32)
+"""Values a pixel: red, green and blue of a stained sample, otherwise the net's planes, and a zero where these are two."""
+LARGE, REDUCED = 200.0, (1.0, 0.5, 0.25, 0.125)
+"""For a net that learns cells of any size, images with a median diameter over the first, in px, are learned from at
+these zooms (Hu et al. 2022, Sec. 3.2.2)."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Facts:
     shape
         (y, x) in px, at the training diameter.
     weights
-        The net's two planes as sums of the sample's three colours: 2 x 3 numbers.
+        The net's P planes as sums of the sample's three colours: P x 3 numbers.
     stained
         A colour photograph: other mixtures of red, green and blue are as good a view of it as `weights`.
     """
@@ -109,7 +111,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
 def prepare(
     examples: Sequence[Example], preparation: Preparation, file: Path, *, usual: float | None = None
 ) -> Samples:
-    """Resize each example to the training diameter, make its targets, and keep both in `file`.
+    """Resize each example to the training diameter, if there is one, make its targets, and keep both in `file`.
 
     Beside it, `file` with the suffix .json tells what is inside; a file that holds just these examples, prepared
     this way, is used as it is. An example without cells teaches what background is, at the zoom for cells of the
@@ -126,22 +128,30 @@ def prepare(
     usual = usual or usual_diameter(found)
     if not usual:
         raise InputError("no labelled cell in the training data; check that the label images are not empty")
-    zooms = [min(LARGEST_ZOOM, preparation.diameter / (d or usual)) for d in found]
+    zooms = [_zooms(preparation.diameter, d or usual) for d in found]
     key, facts = _key(examples, preparation, zooms), file.with_suffix(".json")
     if _written_key(facts) != key or not _is_whole(file):
         facts.unlink(missing_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         known: list[Facts] = []
         with atomic_path(file) as temporary, temporary.open("wb") as stream:
-            for k, (example, zoom) in enumerate(zip(examples, zooms, strict=True)):
+            for k, example in enumerate(examples):
                 report("preparing targets", k, len(examples), example.name)
-                sample = prepare_one(example, preparation, zoom)
-                stream.write(sample.values.tobytes())
-                known += sample.facts
+                for zoom in zooms[k]:
+                    sample = prepare_one(example, preparation, zoom)
+                    stream.write(sample.values.tobytes())
+                    known += sample.facts
         text = json.dumps({"key": key, "samples": [vars(fact) for fact in known]})
         write_atomically(facts, lambda path: path.write_text(text, encoding="utf-8"))
     report("preparing targets", len(examples), len(examples), "")
     return load(file)
+
+
+def _zooms(wanted: float, diameter: float) -> tuple[float, ...]:
+    """At which zooms an example with cells of this diameter is learned from."""
+    if wanted:
+        return (min(LARGEST_ZOOM, wanted / diameter),)
+    return REDUCED if diameter > LARGE else (1.0,)
 
 
 def usual_diameter(found: Sequence[float]) -> float:
@@ -167,6 +177,7 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     """One example resized by `zoom`, with its targets."""
     from cellweave.core.labels import as_labels, resize_labels
     from cellweave.prep.channels import apply_weights
+    from cellweave.prep.modality import modality
     from cellweave.prep.rescale import resize
 
     labels, image = as_labels(example.labels, example.name), example.image
@@ -179,9 +190,10 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     pixels = preparation.normalisation.apply(image.read(), preparation.normalisation.limits(image))
     policy = preparation.channels.resolve(image)
     weights = policy.weights(image)
-    stained = image.color and policy.policy == "green-blue"
+    stained = policy.policy == "green-blue" or (policy.policy == "color" and modality(image) == "brightfield")
+    stained = stained and image.color
     if not stained:
-        pixels, weights = apply_weights(pixels, weights), IDENTITY
+        pixels, weights = _as_colours(apply_weights(pixels, weights))
     maps = preparation.representation.targets(resize_labels(labels, height, width))
     values = np.zeros((height, width, COLOURS + len(maps)), np.float16)
     colours = np.clip(resize(pixels, height, width), -LARGEST_VALUE, LARGEST_VALUE)
@@ -189,6 +201,13 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     values[..., COLOURS:] = np.moveaxis(maps, 0, -1)
     fact = Facts(example.name, example.group, (height, width), tuple(map(tuple, weights.tolist())), stained)
     return Samples(values.reshape(height * width, -1), (fact,))
+
+
+def _as_colours(planes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Planes (P, Y, X) as colours, and the weights (P, 3) that make planes of them; three equal ones are kept once."""
+    if len(planes) > 2 and (planes == planes[0]).all():
+        return planes[:1], np.eye(1, COLOURS, dtype=np.float32).repeat(len(planes), axis=0)
+    return planes, np.eye(len(planes), COLOURS, dtype=np.float32)
 
 
 def _written_key(facts: Path) -> str:
@@ -205,17 +224,17 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[float]) -> str:
+def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[tuple[float, ...]]) -> str:
     digest = hashlib.sha256(repr(preparation).encode())
     for part in _parts(examples, zooms):
         digest.update(part)
     return digest.hexdigest()
 
 
-def _parts(examples: Sequence[Example], zooms: Sequence[float]) -> Iterator[bytes]:
-    for example, zoom in zip(examples, zooms, strict=True):
+def _parts(examples: Sequence[Example], zooms: Sequence[tuple[float, ...]]) -> Iterator[bytes]:
+    for example, some in zip(examples, zooms, strict=True):
         pixels, labels = np.ascontiguousarray(example.image.read()), np.ascontiguousarray(example.labels)
-        yield repr((example.name, example.group, round(zoom, 6), example.image.color)).encode()
+        yield repr((example.name, example.group, [round(zoom, 6) for zoom in some], example.image.color)).encode()
         for array in (pixels, labels):
             yield repr((array.shape, array.dtype.str)).encode()
             yield array.tobytes()

@@ -24,7 +24,16 @@ import numpy as np
 
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.progress import report
-from cellweave.train.samples import LARGEST_ZOOM, Example, Preparation, Samples, facts_from, joined, prepare_one
+from cellweave.train.samples import (
+    COLOURS,
+    LARGEST_ZOOM,
+    Example,
+    Preparation,
+    Samples,
+    facts_from,
+    joined,
+    prepare_one,
+)
 
 if TYPE_CHECKING:
     from cellweave.prep import Channels
@@ -49,6 +58,8 @@ MIX = {
     "anything": 1.5,
 }
 """Weight of each recipe in a training; the others have 1. Kinds with real training images have less."""
+USUAL = 24.0
+"""Diameter in px around which cells are drawn for a net that learns any size."""
 SMALLEST, LARGEST = 8.0, 64.0
 """Cells are drawn with diameters in this range (px), most near the training diameter, then resized to it: pictures
 are taken at all resolutions, and resizing leaves its traces."""
@@ -61,6 +72,8 @@ class Order:
     seed: int
     recipes: tuple[str, ...]
     diameter: float
+    """0: pictures keep the sizes they are drawn with."""
+    planes: int
     normalisation: dict[str, Any]
     representation: tuple[str, dict[str, Any]]
 
@@ -80,13 +93,16 @@ class Order:
             raise InputError(f"recipes: there is no '{unknown[0]}'; choose from {', '.join(RECIPES)}")
         representation = preparation.representation
         named = type(representation).__name__, asdict(representation)  # type: ignore[call-overload]
-        return cls(seed, recipes, preparation.diameter, asdict(preparation.normalisation), named)
+        planes = preparation.channels.planes
+        return cls(seed, recipes, preparation.diameter, planes, asdict(preparation.normalisation), named)
 
     def preparation(self, channels: Channels) -> Preparation:
         """How a picture is prepared: as real ones."""
-        from cellweave.prep import Normalisation
+        from cellweave.prep import Channels, Normalisation
         from cellweave.representations import REPRESENTATIONS
 
+        if self.planes == COLOURS:
+            channels = Channels("color", channels.chosen)
         settings = self.normalisation | {"clip": self.normalisation["clip"] and tuple(self.normalisation["clip"])}
         name, parameters = self.representation
         return Preparation(self.diameter, channels, Normalisation(**settings), REPRESENTATIONS[name](**parameters))
@@ -98,7 +114,9 @@ def draw(order: Order, k: int) -> Samples:
 
     recipe, picture = draw_picture(order, k)
     diameter = median_diameter(picture.labels)
-    zoom = FIELD / max(picture.labels.shape) if diameter == 0 else min(LARGEST_ZOOM, order.diameter / diameter)
+    zoom = 1.0
+    if order.diameter:
+        zoom = min(LARGEST_ZOOM, order.diameter / diameter) if diameter else FIELD / max(picture.labels.shape)
     group = f"simulated/{recipe}"
     example = Example(f"{group} {k}", picture.image(), picture.labels, group)
     return prepare_one(example, order.preparation(channels_of(picture)), zoom)
@@ -113,8 +131,9 @@ def draw_picture(order: Order, k: int) -> tuple[str, Picture]:
     shares = np.array([1.0 if order.recipes else MIX.get(name, 1.0) for name in names])
     recipe = names[rng.choice(len(names), p=shares / shares.sum())]
     octaves = rng.normal(0, 0.6) if rng.random() < 0.7 else rng.uniform(-2, 2)
-    diameter = float(np.clip(order.diameter * 2.0**octaves, SMALLEST, LARGEST))
-    side = round(FIELD * diameter / order.diameter)
+    usual = order.diameter or USUAL
+    diameter = float(np.clip(usual * 2.0**octaves, SMALLEST, LARGEST))
+    side = round(FIELD * diameter / usual)
     return recipe, RECIPES[recipe](rng, (side, side), diameter=diameter).draw()
 
 

@@ -18,7 +18,7 @@ from cellweave.train.samples import Samples
 
 AHEAD = 2
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Planes (B, 2, crop, crop) and maps (B, M, crop, crop)."""
+"""Planes (B, P, crop, crop) and targets (B, T, crop, crop)."""
 
 
 class Stream(Protocol):
