@@ -104,9 +104,8 @@ def segment(
     dropped = len(keep) - int(keep.sum())
     if dropped:
         labels = np.concatenate([[0], np.cumsum(keep) * keep]).astype(np.int32)[labels]
-    return Segmentation(
-        labels, confidence[keep], maps, float(used or median_diameter(labels)), models[0], picture, dropped
-    )
+    used = used or median_diameter(labels)
+    return Segmentation(labels, confidence[keep], maps, float(used), models[0], picture, dropped)
 
 
 def parse_diameter(diameter: float | str | None, image: Image) -> float | None:

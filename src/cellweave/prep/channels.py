@@ -12,6 +12,8 @@ from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 
 Policy = Literal["auto", "gray", "pair", "green-blue", "merged", "color"]
+_ALLOWED = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2), "color": (0, 1, 2, 3)}
+"""How many channels may be named with each policy."""
 _REMEDY = (
     "choose with channels=, or --channels on the command line: 'gray' (or 'gray:NAME'), "
     "'CYTOPLASM,NUCLEUS' (names or numbers from 1), 'green-blue', or 'merged:A,B'"
@@ -56,18 +58,10 @@ class Channels:
             return text
         policy, _, rest = text.strip().partition(":")
         policy = policy.lower()
-        if policy not in ("auto", "gray", "pair", "green-blue", "merged", "color"):
+        if policy not in _ALLOWED:
             policy, rest = "pair", text
         names = tuple(name.strip() for name in rest.split(",") if name.strip())
-        allowed = {
-            "auto": (0,),
-            "gray": (0, 1),
-            "pair": (1, 2),
-            "green-blue": (0,),
-            "merged": (0, 2),
-            "color": (0, 1, 2, 3),
-        }[policy]
-        if len(names) not in allowed:
+        if len(names) not in _ALLOWED[policy]:
             raise InputError(f"channels '{text}' name {len(names)} channels; {_REMEDY}")
         if policy == "pair" and len(names) == 1:
             policy = "gray"

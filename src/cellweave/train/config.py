@@ -38,8 +38,8 @@ class TrainConfig:
     recipe
         ``"adamw"``: AdamW, rate warmed up, constant, and falling to zero as a cosine over the last 40 %. ``"sgd"``:
         the challenge paper's: Nesterov momentum 0.9, weight decay 1e-5, rate warmed up over 10 epochs, halved every
-        10 epochs after 70 % of them. ``"cosine"``: Cell Segmenter's: Nesterov momentum 0.9, rate warmed up over 3 epochs
-        and falling to zero as a cosine.
+        10 epochs after 70 % of them. ``"cosine"``: Cell Segmenter's: Nesterov momentum 0.9, rate warmed up over 3
+        epochs and falling to zero as a cosine.
     learning_rate
         Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd, 0.01 cosine; a tenth of it when fine-tuning).
     diameter

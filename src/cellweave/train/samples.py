@@ -26,7 +26,7 @@ LARGEST_ZOOM = 4.0
 LARGEST_VALUE = 6e4
 """Of a normalised pixel, where the model does not clip them; float16 ends at 65504."""
 COLOURS = 3
-"""Values a pixel: red, green and blue of a stained sample, otherwise the net's planes, and a zero where these are two."""
+"""Values a pixel: red, green and blue of a stained sample, otherwise the net's planes; zero where there are fewer."""
 LARGE, REDUCED = 200.0, (1.0, 0.5, 0.25, 0.125)
 """For a net that learns cells of any size, images with a median diameter over the first, in px, are learned from at
 these zooms (Hu et al. 2022, Sec. 3.2.2)."""
