@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cellweave import __version__
 from cellweave.core.device import choose_device
@@ -27,7 +28,7 @@ from cellweave.models import Segmenter, load_model
 from cellweave.nets import NETS, AnchorUNet
 from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import REPRESENTATIONS
+from cellweave.representations import REPRESENTATIONS, Representation
 from cellweave.train import ranks
 from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
@@ -155,19 +156,48 @@ def _start(config: TrainConfig) -> Segmenter:
     if config.base:
         base = load_model(config.base)
         channels = base.channels if config.channels == "auto" else Channels.parse(config.channels)
-        return base.with_(
-            diameter=config.diameter or base.diameter, channels=channels, size_model=None, hash="", name="unnamed"
+        base = base.with_(
+            diameter=config.diameter or base.diameter,
+            channels=channels,
+            size_model=None,
+            calibration=None,
+            hash="",
+            name="unnamed",
         )
+        wanted = config.representation
+        return base if wanted in (None, type(base.representation).__name__) else _converted(base, wanted, config.seed)
     torch.manual_seed(config.seed)
-    representation = REPRESENTATIONS[config.representation]()
-    diameter = config.diameter or DEFAULT_DIAMETER[config.net]
+    representation = REPRESENTATIONS[config.representation or "DiffusionFlows"]()
+    net, diameter = _net(config.net, representation), config.diameter or DEFAULT_DIAMETER[config.net]
     if config.net != "AnchorUNet":
-        net = NETS[config.net](out_maps=len(representation.map_names))
         return Segmenter(net, representation, diameter, channels=Channels.parse(config.channels))
-    boxes = representation.points > 0
-    net = AnchorUNet(out_maps=len(representation.map_names) - representation.points, boxes=boxes)
     channels = Channels.parse("color" if config.channels == "auto" else config.channels)
     return Segmenter(net, representation, diameter, channels=channels, normalisation=ANY_SIZE)
+
+
+def _net(name: str, representation: Representation, **settings: Any) -> nn.Module:
+    """A new net of this class that makes what the representation reads."""
+    maps = len(representation.map_names) - representation.points
+    if name == "AnchorUNet":
+        return AnchorUNet(out_maps=maps, boxes=representation.points > 0, **settings)
+    if representation.points:
+        raise InputError(f"{type(representation).__name__} needs the boxes of AnchorUNet; choose it in place of {name}")
+    return NETS[name](out_maps=maps, **settings)
+
+
+def _converted(base: Segmenter, wanted: str, seed: int) -> Segmenter:
+    """The model with another representation: all weights that fit are kept, the others are new."""
+    torch.manual_seed(seed)
+    representation = REPRESENTATIONS[wanted]()
+    built = base.net_settings()
+    net = _net(built["name"], representation, in_channels=built["in_channels"], widths=tuple(built["widths"]))
+    weights, old = net.state_dict(), base.net.state_dict()
+    net.load_state_dict({name: old[name] if _fits(old.get(name), new) else new for name, new in weights.items()})
+    return base.with_(net=net, representation=representation)
+
+
+def _fits(old: torch.Tensor | None, new: torch.Tensor) -> bool:
+    return old is not None and old.shape == new.shape
 
 
 def _prepared(

@@ -271,11 +271,14 @@ def _digest(seed: Sequence[int]) -> int:
     return int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def sampling_weights(groups: Sequence[str], weights: dict[str, float] | None = None) -> NDArray[np.float64]:
+def sampling_weights(
+    groups: Sequence[str], weights: dict[str, float] | None = None, within: Sequence[float] | None = None
+) -> NDArray[np.float64]:
     """Probability of each sample.
 
     A group of n samples gets a share of ``sqrt(n)``, so that small ones count. With `weights`, the groups named there
     get those shares of the whole, and the others share what is left as before; if nothing is left, they get none.
+    Samples of a group share it in proportion to `within`, equally without it.
 
     Raises
     ------
@@ -297,5 +300,6 @@ def sampling_weights(groups: Sequence[str], weights: dict[str, float] | None = N
         shares = fixed + (left * shares / shares.sum() if free.any() else 0.0)
     if not shares.sum() > 0:
         raise InputError("every group of images has weight 0; give one of them a weight")
-    shares = shares[inverse] / counts[inverse]
+    each = np.ones(len(inverse)) if within is None else np.asarray(within, np.float64)
+    shares = shares[inverse] * each / np.bincount(inverse, each)[inverse]
     return np.asarray(shares / shares.sum())

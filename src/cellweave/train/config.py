@@ -29,8 +29,11 @@ class TrainConfig:
         Folder of the run: checkpoint, log, best model.
     base
         Model to start from (name or folder): its net, diameter and preparation are kept. None starts from scratch.
-    net, representation
-        Net to build without `base`, and what it predicts.
+    net
+        Net to build without `base`.
+    representation
+        What the net predicts; None: as the base, else DiffusionFlows. Another one than the base's keeps all weights of
+        the base but those of the last layers, where the numbers of maps differ.
     epochs, batch_size, crop
         One epoch shows as many crops of `crop` x `crop` px as there are images, at least 8 batches.
     accumulate
@@ -72,7 +75,7 @@ class TrainConfig:
     out: Path
     base: str | None = None
     net: Literal["FastUNet", "CellposeUNet", "AnchorUNet"] = "FastUNet"
-    representation: Literal["DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"] = "DiffusionFlows"
+    representation: Literal["DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"] | None = None
     epochs: int = 100
     batch_size: int = 8
     crop: int = 224
@@ -94,8 +97,9 @@ class TrainConfig:
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "recipes", tuple(self.recipes))
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is '{getattr(self, name)}'; choose from {', '.join(known)}")
+            value = getattr(self, name)
+            if value not in known and not (name == "representation" and value is None):
+                raise InputError(f"{name} is '{value}'; choose from {', '.join(known)}")
         for name in ("epochs", "batch_size", "accumulate", "reuse", "patience"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):

@@ -34,12 +34,14 @@ these zooms (Hu et al. 2022, Sec. 3.2.2)."""
 
 @dataclass(frozen=True)
 class Example:
-    """One annotated image: a name for messages, the pixels, the truth, and the group it is balanced with."""
+    """One annotated image: a name for messages, the pixels, the truth, the group it is balanced with, and how often it
+    is shown among its group, relative to the others."""
 
     name: str
     image: Image
     labels: Labels
     group: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Facts:
         The net's P planes as sums of the sample's three colours: P x 3 numbers.
     stained
         A colour photograph: other mixtures of red, green and blue are as good a view of it as `weights`.
+    weight
+        How often it is shown among its group.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Facts:
     shape: tuple[int, int]
     weights: tuple[tuple[float, ...], ...]
     stained: bool
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +204,8 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     colours = np.clip(resize(pixels, height, width), -LARGEST_VALUE, LARGEST_VALUE)
     values[..., : len(colours)] = np.moveaxis(colours, 0, -1)
     values[..., COLOURS:] = np.moveaxis(maps, 0, -1)
-    fact = Facts(example.name, example.group, (height, width), tuple(map(tuple, weights.tolist())), stained)
+    mixed = tuple(map(tuple, weights.tolist()))
+    fact = Facts(example.name, example.group, (height, width), mixed, stained, example.weight)
     return Samples(values.reshape(height * width, -1), (fact,))
 
 
@@ -234,7 +240,9 @@ def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[
 def _parts(examples: Sequence[Example], zooms: Sequence[tuple[float, ...]]) -> Iterator[bytes]:
     for example, some in zip(examples, zooms, strict=True):
         pixels, labels = np.ascontiguousarray(example.image.read()), np.ascontiguousarray(example.labels)
-        yield repr((example.name, example.group, [round(zoom, 6) for zoom in some], example.image.color)).encode()
+        yield repr(
+            (example.name, example.group, [round(zoom, 6) for zoom in some], example.image.color, example.weight)
+        ).encode()
         for array in (pixels, labels):
             yield repr((array.shape, array.dtype.str)).encode()
             yield array.tobytes()

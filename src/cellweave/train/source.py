@@ -61,7 +61,9 @@ class Source:
 
     def __post_init__(self) -> None:
         self._values = torch.from_numpy(self.samples.values).to(self.device)
-        self._weights = sampling_weights([f.group for f in self.samples.facts], self.config.weights)
+        self._weights = sampling_weights(
+            [f.group for f in self.samples.facts], self.config.weights, [f.weight for f in self.samples.facts]
+        )
 
     def batch(self, number: int) -> Batch:
         """Batch `number` of the training."""
