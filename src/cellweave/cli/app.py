@@ -122,10 +122,12 @@ def train(
         Path | None, typer.Option(help="Folder of validation images; without it a tenth is held out.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="Model to fine-tune, for example default.")] = None,
-    net: Annotated[str, typer.Option(help="FastUNet or CellposeUNet, when there is no base.")] = "FastUNet",
-    representation: Annotated[str, typer.Option(help="DiffusionFlows or StarConvex.")] = "DiffusionFlows",
+    net: Annotated[str, typer.Option(help="FastUNet, CellposeUNet or AnchorUNet, when there is no base.")] = "FastUNet",
+    representation: Annotated[
+        str | None, typer.Option(help="DiffusionFlows, StarConvex, DistanceFlows or WatershedEnergy.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
-    recipe: Annotated[str, typer.Option(help="adamw, or sgd (the Cellpose paper's).")] = "adamw",
+    recipe: Annotated[str, typer.Option(help="adamw, sgd (the Cellpose paper's) or cosine.")] = "adamw",
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate; the recipe's without it.")] = None,
     batch_size: Annotated[int, typer.Option(help="Crops a batch.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
