@@ -8,6 +8,7 @@ void bind_overlap(nanobind::module_& m);
 void bind_measure(nanobind::module_& m);
 void bind_star_convex(nanobind::module_& m);
 void bind_outlines(nanobind::module_& m);
+void bind_boxes(nanobind::module_& m);
 void bind_views(nanobind::module_& m);
 
 NB_MODULE(_kernels, m) {
@@ -19,5 +20,6 @@ NB_MODULE(_kernels, m) {
   bind_measure(m);
   bind_star_convex(m);
   bind_outlines(m);
+  bind_boxes(m);
   bind_views(m);
 }
