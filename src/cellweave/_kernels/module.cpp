@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 void bind_diffusion(nanobind::module_& m);
+void bind_energy(nanobind::module_& m);
 void bind_tracking(nanobind::module_& m);
 void bind_objects(nanobind::module_& m);
 void bind_overlap(nanobind::module_& m);
@@ -14,6 +15,7 @@ void bind_views(nanobind::module_& m);
 NB_MODULE(_kernels, m) {
   m.doc() = "Hot loops of cellweave, compiled.";
   bind_diffusion(m);
+  bind_energy(m);
   bind_tracking(m);
   bind_objects(m);
   bind_overlap(m);
