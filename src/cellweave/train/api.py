@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import logging
 import os
@@ -95,8 +96,8 @@ def train(
         with console_progress():
             return train(data, config, validation=validation, resume=resume, card=card)
     make_output_folder(config.out)
-    segmenter = _start(config)
-    training, held_out = _split(_examples(data, config.out), validation, config)
+    segmenter = start(config)
+    training, held_out = split(examples_of(data, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     if not resume and ranks.rank() == 0:
         _save_settings(config)
@@ -116,7 +117,7 @@ def train(
     segmenter = segmenter.with_(calibration=calibration)
     facts = _facts(config, training, held_out) | (card or {})
     if held_out:
-        facts["Figures on the validation images"] = _figures(segmenter, held_out, config.device)
+        facts["Figures on the validation images"] = figures(segmenter, held_out, config.device)
     if reliability:
         facts["Confidence on the validation images"] = reliability
     return segmenter.with_(card=facts).save(config.out / MODEL)
@@ -129,8 +130,8 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
     ``train(..., resume=True)`` makes a model of it.
     """
     make_output_folder(config.out)
-    segmenter = _start(config)
-    training, held_out = _split(_examples(data, config.out), validation, config)
+    segmenter = start(config)
+    training, held_out = split(examples_of(data, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     parts = {"training": samples} | ({"validation": judged} if judged else {})
     if config.simulated:
@@ -151,7 +152,7 @@ def _save_settings(config: TrainConfig) -> None:
     write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
 
 
-def _start(config: TrainConfig) -> Segmenter:
+def start(config: TrainConfig) -> Segmenter:
     """The model before training: the base, or a new net."""
     if config.base:
         base = load_model(config.base)
@@ -168,7 +169,8 @@ def _start(config: TrainConfig) -> Segmenter:
         return base if wanted in (None, type(base.representation).__name__) else _converted(base, wanted, config.seed)
     torch.manual_seed(config.seed)
     representation = REPRESENTATIONS[config.representation or "DiffusionFlows"]()
-    net, diameter = _net(config.net, representation), config.diameter or DEFAULT_DIAMETER[config.net]
+    widths = {} if config.width == 1 else {"widths": _widths(config.net, config.width)}
+    net, diameter = _net(config.net, representation, **widths), config.diameter or DEFAULT_DIAMETER[config.net]
     if config.net != "AnchorUNet":
         return Segmenter(net, representation, diameter, channels=Channels.parse(config.channels))
     channels = Channels.parse("color" if config.channels == "auto" else config.channels)
@@ -183,6 +185,12 @@ def _net(name: str, representation: Representation, **settings: Any) -> nn.Modul
     if representation.points:
         raise InputError(f"{type(representation).__name__} needs the boxes of AnchorUNet; choose it in place of {name}")
     return NETS[name](out_maps=maps, **settings)
+
+
+def _widths(name: str, share: float) -> tuple[int, ...]:
+    """The usual channels of a net times `share`, made even."""
+    usual: tuple[int, ...] = inspect.signature(NETS[name]).parameters["widths"].default
+    return tuple(max(2, 2 * round(share * n / 2)) for n in usual)
 
 
 def _converted(base: Segmenter, wanted: str, seed: int) -> Segmenter:
@@ -231,7 +239,8 @@ def _order(segmenter: Segmenter, config: TrainConfig) -> Order:
     return Order.of(_preparation(segmenter), config.seed, config.recipes)
 
 
-def _examples(data: Data, out: Path) -> list[Example]:
+def examples_of(data: Data, out: Path) -> list[Example]:
+    """Read the data; the report of the check goes to the folder `out`."""
     if isinstance(data, (str, os.PathLike)):
         return _read_folder(Path(data), out / REPORT)
     entries = list(data)
@@ -264,14 +273,12 @@ def read_example(pair: Pair, group: str = "") -> Example:
     return Example(pair.name, read_image(pair.image), read_labels(pair.labels), group)
 
 
-def _split(
-    examples: list[Example], validation: Data | None, config: TrainConfig
-) -> tuple[list[Example], list[Example]]:
+def split(examples: list[Example], validation: Data | None, config: TrainConfig) -> tuple[list[Example], list[Example]]:
     """Training and validation examples; without validation data, a random share that depends on the seed only."""
     if not examples:
         raise InputError("no training image was given")
     if validation is not None:
-        return examples, _examples(validation, make_output_folder(config.out / "validation"))
+        return examples, examples_of(validation, make_output_folder(config.out / "validation"))
     n = min(round(config.validation * len(examples)), len(examples) - 1)
     if n == 0:
         return examples, []
@@ -306,20 +313,24 @@ def _time_spent(config: TrainConfig) -> str:
     )
 
 
-def _figures(segmenter: Segmenter, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
-    """One row a group of examples: figures with the true diameter given, and with it estimated."""
+def figures(model: Any, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
+    """One row a group of examples: figures of what `segment` finds with a loaded model.
+
+    Of a model with a training diameter, they are with the true diameter given, and with it estimated.
+    """
     rows = []
     groups = sorted({e.group for e in examples})
     done = 0
     for group in groups:
         members = [e for e in examples if e.group == group]
-        ways = (", diameter given", ", diameter estimated") if segmenter.diameter else ("",)
+        sized = isinstance(model, Segmenter) and model.diameter > 0
+        ways = (", diameter given", ", diameter estimated") if sized else ("",)
         found: dict[str, list[Labels]] = {way: [] for way in ways}
         for example in members:
             report("measuring the model", done, len(examples), example.name)
             done += 1
             for way in found:
-                found[way].append(_labels(segmenter, example, way == ways[0], device))
+                found[way].append(_labels(model, example, sized and way == ways[0], device))
         row: dict[str, Any] = {"Images": group or "all", "n": len(members)}
         for way, labels in found.items():
             total = evaluate([e.labels for e in members], labels, thresholds=(0.5, 0.75)).total
@@ -330,9 +341,9 @@ def _figures(segmenter: Segmenter, examples: Sequence[Example], device: str) -> 
     return rows
 
 
-def _labels(segmenter: Segmenter, example: Example, given: bool, device: str) -> Labels:
+def _labels(model: Any, example: Example, given: bool, device: str) -> Labels:
     diameter = median_diameter(example.labels) if given else None
     try:
-        return segment(example.image, segmenter, diameter=diameter or None, device=device).labels
+        return segment(example.image, model, diameter=diameter or None, device=device).labels
     except CellweaveError as error:
         raise type(error)(f"{example.name}: {error}") from error

@@ -318,7 +318,9 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
         raise InputError(f"nothing to resume: there is no {path}; start without --resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        before, now = json.loads(content["config"]), json.loads(config.to_json())
+        before, now = (
+            json.loads(TrainConfig.from_json(text).to_json()) for text in (content["config"], config.to_json())
+        )
         changed = {k for k in now if k not in ("out", "device") and before.get(k) != now[k]}
         if changed == {"epochs"} and _both_at_peak(TrainConfig(**before), config, content["state"]):
             changed = set()

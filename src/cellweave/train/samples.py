@@ -142,8 +142,9 @@ def prepare(
         with atomic_path(file) as temporary, temporary.open("wb") as stream:
             for k, example in enumerate(examples):
                 report("preparing targets", k, len(examples), example.name)
+                shown = replace(example, weight=example.weight / len(zooms[k]))  # all its zooms together as often
                 for zoom in zooms[k]:
-                    sample = prepare_one(example, preparation, zoom)
+                    sample = prepare_one(shown, preparation, zoom)
                     stream.write(sample.values.tobytes())
                     known += sample.facts
         text = json.dumps({"key": key, "samples": [vars(fact) for fact in known]})
