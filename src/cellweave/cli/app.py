@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+data_app = typer.Typer(help="Look at annotated images before a training.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
@@ -294,3 +296,18 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or folder of a m
     from cellweave.models import load_model
 
     typer.echo(load_model(model).card_text())
+
+
+@data_app.command("audit")
+def data_audit(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images and labels, as for train.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.csv, audit.txt and pictures.")] = None,
+    model: Annotated[str, typer.Option(help="Trained model that the labels are compared with.")] = "default",
+    channels: Annotated[str | None, typer.Option(help="Channel policy, as for segment.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Report faults of labels, and list images whose labels a model does not confirm; nothing is changed."""
+    from cellweave.cli.data import run_audit
+
+    if run_audit(data, out, model, channels=channels, device=device):
+        raise typer.Exit(1)
