@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from cellweave.core.errors import CellweaveError, ModelError, WriteError
 from cellweave.models import Calibration, Segmenter, SizeModel
 from cellweave.models import segmenter as module
+from cellweave.models.folder import settings_hash
 from cellweave.nets import CellposeUNet, FastUNet
 from cellweave.predict import predict_maps, segment
 from cellweave.prep import Channels, Normalisation
@@ -178,7 +179,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
     change(settings, arrays)
     save_file(arrays, folder / "model.safetensors")
     settings["sha256"] = module.sha256(folder / "model.safetensors")
-    settings["settings_sha256"] = module._settings_hash(settings)
+    settings["settings_sha256"] = settings_hash(settings)
     (folder / "model.json").write_text(json.dumps(settings))
 
 

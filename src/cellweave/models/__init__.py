@@ -1,12 +1,15 @@
 """Trained models: what is saved, loaded and shared, and where to find it."""
 
 from cellweave.models.calibration import Calibration, fit_calibration
-from cellweave.models.registry import ModelEntry, list_models, load_model
+from cellweave.models.cell_segmenter import CellSegmenter
+from cellweave.models.registry import AnyModel, ModelEntry, list_models, load_model, load_segmenter
 from cellweave.models.segmenter import Segmenter
 from cellweave.models.size_model import SizeModel, fit_size_model
 
 __all__ = [
+    "AnyModel",
     "Calibration",
+    "CellSegmenter",
     "ModelEntry",
     "Segmenter",
     "SizeModel",
@@ -14,4 +17,5 @@ __all__ = [
     "fit_size_model",
     "list_models",
     "load_model",
+    "load_segmenter",
 ]

@@ -8,13 +8,18 @@ from pathlib import Path
 
 from cellweave.core.errors import ModelError
 from cellweave.core.files import sha256
+from cellweave.models.cell_segmenter import CellSegmenter, is_cell_segmenter
 from cellweave.models.cellpose_weights import load_cellpose_size_model, load_cellpose_weights
-from cellweave.models.segmenter import SETTINGS, Segmenter
+from cellweave.models.folder import SETTINGS
+from cellweave.models.segmenter import Segmenter
 from cellweave.prep import Normalisation
 from cellweave.representations import DiffusionFlows
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CELLPOSE_NAMES = ("cyto3", "cyto2", "cyto", "nuclei")
+
+AnyModel = str | os.PathLike[str] | Segmenter | CellSegmenter
+"""What `load_model` takes."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,18 @@ def list_models() -> list[ModelEntry]:
     return entries
 
 
-def load_model(model: str | os.PathLike[str] | Segmenter = "default") -> Segmenter:
+def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     """Load a model by name, from a model folder, or from a file of Cellpose 1 to 3 weights.
 
-    A model that is already loaded is returned as it is. A path wins over a name.
+    A model that is already loaded is returned as it is. A path wins over a name. Each branch of a `CellSegmenter` is a
+    model folder, too.
 
     Raises
     ------
     ModelError
         When nothing has that name, or the files are incomplete or damaged; lists what there is.
     """
-    if isinstance(model, Segmenter):
+    if isinstance(model, (Segmenter, CellSegmenter)):
         return model
     path = Path(model)
     if not path.exists():
@@ -75,7 +81,27 @@ def load_model(model: str | os.PathLike[str] | Segmenter = "default") -> Segment
             names = ", ".join(sorted({entry.name for entry in known}))
             raise ModelError(f"there is no model or model folder '{model}'{hint}; known models: {names}")
         path = found.path
-    return Segmenter.load(path) if path.is_dir() else _from_cellpose(path)
+    if not path.is_dir():
+        return _from_cellpose(path)
+    return CellSegmenter.load(path) if is_cell_segmenter(path) else Segmenter.load(path)
+
+
+def load_segmenter(model: AnyModel = "default") -> Segmenter:
+    """As `load_model`, for where a single model is needed.
+
+    Raises
+    ------
+    ModelError
+        As `load_model`, and for a `CellSegmenter`: says which of its branches can be given instead.
+    """
+    loaded = load_model(model)
+    if isinstance(loaded, Segmenter):
+        return loaded
+    raise ModelError(
+        f"model '{loaded.name}' is a Cell Segmenter, of whose models segment chooses one for each image; here a single "
+        f"one is needed: use segment, or give one of its branches ({', '.join(loaded.branches)}), each a folder in the "
+        "model's folder"
+    )
 
 
 def _from_cellpose(path: Path) -> Segmenter:

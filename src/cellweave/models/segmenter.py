@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,14 +15,21 @@ from cellweave.core.errors import ModelError
 from cellweave.core.files import atomic_path, sha256
 from cellweave.core.labels import Labels
 from cellweave.models.calibration import Calibration
+from cellweave.models.folder import (
+    CARD,
+    FORMAT,
+    WEIGHTS,
+    card_lines,
+    check_file,
+    read_settings,
+    refusing,
+    write_settings,
+)
 from cellweave.models.size_model import SizeModel
 from cellweave.nets import NETS
 from cellweave.prep import Channels, Normalisation
 from cellweave.representations import REPRESENTATIONS, Representation
 from cellweave.representations.base import Maps
-
-FORMAT = 1
-SETTINGS, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,12 @@ class Segmenter:
 
         Returns the model with its hash. Nothing half-written is left behind.
         """
+        with atomic_path(folder) as temporary:
+            temporary.mkdir(parents=True)
+            return self.write(temporary)
+
+    def write(self, folder: Path) -> Segmenter:
+        """As `save`, into a folder that exists, file by file: what goes wrong in between leaves some of them."""
         from safetensors.numpy import save
 
         arrays = {f"net.{k}": v.detach().cpu().numpy() for k, v in self.net.state_dict().items()}
@@ -84,14 +95,11 @@ class Segmenter:
             arrays["size.coefficients"] = self.size_model.coefficients
             arrays["size.mean_style"] = self.size_model.mean_style
             arrays["size.mean_log_diameter"] = np.array(self.size_model.mean_log_diameter)
-        with atomic_path(folder) as temporary:
-            temporary.mkdir(parents=True)
-            (temporary / WEIGHTS).write_bytes(save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
-            weights_hash = sha256(temporary / WEIGHTS)
-            settings = self._settings() | {"sha256": weights_hash}
-            settings["settings_sha256"] = _settings_hash(settings)
-            (temporary / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            (temporary / CARD).write_text(_card_text(settings), encoding="utf-8")
+        (folder / WEIGHTS).write_bytes(save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
+        weights_hash = sha256(folder / WEIGHTS)
+        settings = self._settings() | {"sha256": weights_hash}
+        write_settings(folder, settings)
+        (folder / CARD).write_text(_card_text(settings), encoding="utf-8")
         return replace(self, hash=weights_hash)
 
     def card_text(self) -> str:
@@ -130,29 +138,18 @@ class Segmenter:
         ModelError
             When a file is missing, was altered since it was saved, or is from a newer cellweave.
         """
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         root = Path(folder)
-        for name in (SETTINGS, WEIGHTS):
-            if not (root / name).is_file():
-                raise ModelError(f"model folder {root}: the file {name} is missing; copy the whole folder again")
-        altered = f"model folder {root}: {{}} was altered or is damaged (its hash differs); copy the folder again"
-        try:
-            settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
-            if settings["format"] > FORMAT:
-                raise ModelError(f"model folder {root} was made by a newer cellweave; update cellweave to use it")
-            if _settings_hash(settings) != settings["settings_sha256"]:
-                raise ModelError(altered.format(SETTINGS))
-            if sha256(root / WEIGHTS) != settings["sha256"]:
-                raise ModelError(altered.format(WEIGHTS))
+        with refusing(root):
+            settings = read_settings(root)
+            if kind := settings.get("kind"):
+                raise ModelError(
+                    f"model folder {root} holds several models ({kind}); use it with load_model, "
+                    f"or load one of its folders: {', '.join(settings['branches'])}"
+                )
+            check_file(root, WEIGHTS, settings["sha256"])
             return cls._from_parts(settings, load_file(root / WEIGHTS))
-        except ModelError:
-            raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"model folder {root} cannot be used ({type(error).__name__}: {error}); copy the folder again"
-            ) from error
 
     @classmethod
     def _from_parts(cls, settings: dict[str, Any], arrays: dict[str, Any]) -> Segmenter:
@@ -191,14 +188,8 @@ class Segmenter:
         )
 
 
-def _settings_hash(settings: dict[str, Any]) -> str:
-    rest = {k: v for k, v in settings.items() if k != "settings_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def _card_text(settings: dict[str, Any]) -> str:
     """The model card, in Markdown, from what `model.json` holds."""
-    lines = [f"# Model card: {settings['name']}", ""]
     facts = {
         "Net": settings["net"]["name"],
         "Represents cells by": settings["representation"]["name"],
@@ -206,14 +197,4 @@ def _card_text(settings: dict[str, Any]) -> str:
         "Channels": settings["channels"],
         "Weights (SHA-256)": settings["sha256"],
     }
-    entries = (facts | settings["card"]).items()
-    for title, value in sorted(entries, key=lambda entry: isinstance(entry[1], (list, dict))):  # sections come last
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            columns = list(value[0])
-            lines += ["", f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-            lines += ["| " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for row in value]
-        elif isinstance(value, dict):
-            lines += ["", f"## {title}", ""] + [f"- {k}: {v}" for k, v in value.items()]
-        else:
-            lines.append(f"- {title}: {value}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"# Model card: {settings['name']}", "", *card_lines(facts | settings["card"])]) + "\n"

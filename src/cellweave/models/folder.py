@@ -1,0 +1,102 @@
+"""The files of a model folder: settings with their hash, hashes of other files, a card for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cellweave.core.errors import ModelError
+from cellweave.core.files import sha256
+
+FORMAT = 1
+SETTINGS, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings, without the entry that holds it."""
+    rest = {k: v for k, v in settings.items() if k != "settings_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write `model.json`, with the hash of what it says."""
+    signed = dict(settings) | {"settings_sha256": settings_hash(settings)}
+    (folder / SETTINGS).write_text(json.dumps(signed, indent=2) + "\n", encoding="utf-8")
+
+
+def read_settings(root: Path) -> dict[str, Any]:
+    """What `model.json` says; to be called within `refusing`.
+
+    Raises
+    ------
+    ModelError
+        When it is missing, was altered since it was saved, or is from a newer cellweave.
+    """
+    _must_exist(root, SETTINGS)
+    settings: dict[str, Any] = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
+    if settings["format"] > FORMAT:
+        raise ModelError(f"model folder {root} was made by a newer cellweave; update cellweave to use it")
+    if settings_hash(settings) != settings["settings_sha256"]:
+        raise _altered(root, SETTINGS)
+    return settings
+
+
+def check_file(root: Path, name: str, expected: str) -> None:
+    """Raise a `ModelError` when a file is missing, or its SHA-256 is not the one expected."""
+    _must_exist(root, name)
+    if sha256(root / name) != expected:
+        raise _altered(root, name)
+
+
+def _must_exist(root: Path, name: str) -> None:
+    if not (root / name).is_file():
+        raise ModelError(f"model folder {root}: the file {name} is missing; copy the whole folder again")
+
+
+def _altered(root: Path, name: str) -> ModelError:
+    return ModelError(
+        f"model folder {root}: {name} was altered or is damaged (its hash differs); copy the folder again"
+    )
+
+
+@contextmanager
+def refusing(root: Path) -> Iterator[None]:
+    """Whatever cannot be read or does not fit together becomes a `ModelError` that names the folder."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"model folder {root} cannot be used ({type(error).__name__}: {error}); copy the folder again"
+        ) from error
+
+
+def kind_of(root: Path) -> str:
+    """What kind of model a folder says it holds: ``""`` for a single one, or where it says nothing that can be read."""
+    try:
+        kind = json.loads((root / SETTINGS).read_text(encoding="utf-8"))["kind"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return kind if isinstance(kind, str) else ""
+
+
+def card_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Facts in Markdown: a list, and then a section for each table and each group of facts."""
+    lines: list[str] = []
+    for title, value in sorted(facts.items(), key=lambda entry: isinstance(entry[1], (list, dict))):
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            columns = list(value[0])
+            lines += ["", f"## {title}", "", "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+            lines += ["| " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for row in value]
+        elif isinstance(value, dict):
+            lines += ["", f"## {title}", ""] + [f"- {k}: {v}" for k, v in value.items()]
+        else:
+            lines.append(f"- {title}: {value}")
+    return lines
