@@ -24,8 +24,9 @@ from cellweave.core.files import make_output_folder, sha256, write_atomically
 from cellweave.core.image import Image
 from cellweave.core.progress import console_progress, report
 from cellweave.io import read_image, write_labels, write_overlay, write_table
-from cellweave.models import Segmenter, load_model
-from cellweave.predict import Segmentation
+from cellweave.io.raster import write_picture
+from cellweave.models import CellSegmenter, Segmenter, load_model
+from cellweave.predict import Segmentation, diagnostics_picture
 from cellweave.predict import segment as segment_image
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}
 """For lines with file names in them, to be shown as they are."""
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".zarr")
-OUR_ENDINGS = ("_labels", "_overlay", "_masks", "_seg")
+OUR_ENDINGS = ("_labels", "_overlay", "_diagnostics", "_masks", "_seg")
 
 OUTPUTS: dict[str, tuple[str, Callable[[Path, Segmentation], object]]] = {
     "labels": (
@@ -50,6 +51,7 @@ OUTPUTS: dict[str, tuple[str, Callable[[Path, Segmentation], object]]] = {
     ),
     "overlay": ("_overlay.png", lambda path, s: write_overlay(path, s.image, s.labels)),
     "table": ("_cells.csv", lambda path, s: write_table(path, s.table)),
+    "diagnostics": ("_diagnostics.png", lambda path, s: write_picture(path, diagnostics_picture(s))),
 }
 """By the word in ``--save``: the ending of the file's name, and what writes it."""
 
@@ -120,7 +122,12 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
 
 
 def _one(
-    file: Path, stem: Path, settings: Settings, model: Segmenter, device: str, before: dict[str, Any] | None
+    file: Path,
+    stem: Path,
+    settings: Settings,
+    model: Segmenter | CellSegmenter,
+    device: str,
+    before: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Segment one file, or say why not. The row goes to the summary."""
     start = time.monotonic()
@@ -150,6 +157,8 @@ def _one(
             "diameter": round(result.diameter, 2),
             "median_area": float(np.median(result.table["area"])) if result.count else "",
             "mean_confidence": round(float(result.confidence.mean()), 4) if result.count else "",
+            "branch": result.branch.name if result.branch else "",
+            "why": result.branch.why if result.branch else "",
             "outputs": " ".join(path.name for path in outputs.values()),
         }
     except CellweaveError as error:
@@ -169,6 +178,8 @@ COLUMNS = (
     "diameter",
     "median_area",
     "mean_confidence",
+    "branch",
+    "why",
     "seconds",
     "error",
     "outputs",
@@ -240,19 +251,28 @@ def _say(console: Console, row: dict[str, Any]) -> None:
         cells = "1 cell" if row["cells"] == 1 else f"{row['cells']} cells"
         if row["dropped"]:
             cells += f" ({row['dropped']} more under the least confidence)"
-        console.print(f"{name}: {cells}, diameter {row['diameter']:g} px, {row['seconds']:.1f} s", **PLAIN)
+        branch = f", branch {row['branch']}" if row["branch"] else ""
+        console.print(f"{name}: {cells}, diameter {row['diameter']:g} px{branch}, {row['seconds']:.1f} s", **PLAIN)
 
 
-def _with_decoding(model: Segmenter, settings: Settings) -> Segmenter:
+def _with_decoding(model: Segmenter | CellSegmenter, settings: Settings) -> Segmenter | CellSegmenter:
     if not settings.decoding:
         return model
+    if isinstance(model, CellSegmenter):
+        return replace(
+            model, branches={name: _decoded_with(b, settings.decoding) for name, b in model.branches.items()}
+        )
+    return _decoded_with(model, settings.decoding)
+
+
+def _decoded_with(model: Segmenter, decoding: dict[str, float]) -> Segmenter:
     representation: Any = model.representation
     name, known = type(representation).__name__, {field.name for field in fields(representation)}
-    for option in settings.decoding:
+    for option in decoding:
         if option not in known:
             flag = f"--{option.replace('_', '-')}"
             raise InputError(f"{flag} does not apply to the model {model.name}, which represents cells by {name}")
-    return model.with_(representation=replace(representation, **settings.decoding))
+    return model.with_(representation=replace(representation, **decoding))
 
 
 def _plane(image: Image, text: str | None) -> Image:

@@ -102,12 +102,11 @@ def write_overlay(path: str | os.PathLike[str], image: Image, labels: Labels) ->
     write_picture(path, render_overlay(image, labels))
 
 
-def render_overlay(image: Image, labels: Labels) -> NDArray[np.uint8]:
+def render_overlay(image: Image, labels: Labels, *, longest_side: int | None = None) -> NDArray[np.uint8]:
     """Draw the outline of every cell on a contrast-stretched picture of the image.
 
-    One channel is shown in gray, several as a composite of colours (a channel named after a nuclear dye in
-    blue), a photograph as it is. Cells that touch or nearly touch get different colours. Where the longer
-    side is over 4096 px, the picture is an average of blocks, and every cell keeps its outline.
+    The image is shown as by `render_image`. Cells that touch or nearly touch get different colours; every cell keeps
+    its outline in a picture that is smaller than the image.
 
     Parameters
     ----------
@@ -115,6 +114,8 @@ def render_overlay(image: Image, labels: Labels) -> NDArray[np.uint8]:
         (C, Y, X), or with T and Z of length 1.
     labels
         (Y, X) label image of the same height and width.
+    longest_side
+        Longest side of the picture in px; 4096 without it.
 
     Returns
     -------
@@ -132,8 +133,7 @@ def render_overlay(image: Image, labels: Labels) -> NDArray[np.uint8]:
             f"the labels are {labels.shape[0]} x {labels.shape[1]}, the image is "
             f"{image.height} x {image.width}; give the labels of this image"
         )
-    factor = math.ceil(max(labels.shape) / LONGEST_SIDE)
-    picture = _picture(image, factor)
+    picture, factor = render_image(image, longest_side=longest_side), block_size(image, longest_side)
     labels = relabel(labels)[0]
     outlines = _outlines(labels, factor)
     drawn = outlines > 0
@@ -146,8 +146,18 @@ def render_overlay(image: Image, labels: Labels) -> NDArray[np.uint8]:
     return picture
 
 
-def _picture(image: Image, factor: int) -> NDArray[np.uint8]:
-    channels = _reduced(image, factor)
+def block_size(image: Image, longest_side: int | None = None) -> int:
+    """Side of the blocks of which a picture shows the means, so that no side of it is longer than `longest_side`."""
+    return math.ceil(max(image.height, image.width) / (longest_side or LONGEST_SIDE))
+
+
+def render_image(image: Image, *, longest_side: int | None = None) -> NDArray[np.uint8]:
+    """A contrast-stretched picture (Y, X, 3) uint8 of an image (C, Y, X), in which means of blocks fill large images.
+
+    One channel is shown in gray, several as a composite of colours (a channel named after a nuclear dye in
+    blue), a photograph as it is.
+    """
+    channels = _reduced(image, block_size(image, longest_side))
     if image.color:
         if image.dtype != np.uint8:
             white = np.nanpercentile(channels, 99.9) if np.isfinite(channels).any() else 1.0

@@ -1,6 +1,16 @@
 """From an image and a model to maps and labels, in memory that does not grow with the number of tiles."""
 
+from cellweave.predict.branches import Branch
+from cellweave.predict.diagnostics import diagnostics_picture
 from cellweave.predict.maps import estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, parse_diameter, segment
 
-__all__ = ["Segmentation", "estimate_diameter", "parse_diameter", "predict_maps", "segment"]
+__all__ = [
+    "Branch",
+    "Segmentation",
+    "diagnostics_picture",
+    "estimate_diameter",
+    "parse_diameter",
+    "predict_maps",
+    "segment",
+]

@@ -15,7 +15,7 @@ from cellweave.core.device import choose_device, inference_dtype
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.image import Image
 from cellweave.core.progress import report
-from cellweave.models import Segmenter, load_model
+from cellweave.models import AnyModel, CellSegmenter, Segmenter, load_segmenter
 from cellweave.predict.size import find_diameter
 from cellweave.predict.tiling import Tiles, plan, plan_windows
 from cellweave.prep import Channels, Resampling
@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 
 RAMP = 32
 LARGEST_ZOOM = 32.0
-
-AnyModel = str | os.PathLike[str] | Segmenter
-"""What `load_model` takes."""
 
 
 def predict_maps(
@@ -70,6 +67,9 @@ def predict_maps(
     InputError
         When the image has times or depths to choose from, channels the policy cannot serve, or the diameter is not
         positive or far smaller than any cell.
+
+    ModelError
+        For a `CellSegmenter`, which has several models: `segment` chooses one, and here a branch must be given.
 
     Notes
     -----
@@ -113,7 +113,7 @@ def estimate_diameter(
     It works with and without a size model; where there is nothing to see, the answer is the training diameter. The
     answer is at least a quarter of the training diameter, and at most the image's longer side.
     """
-    picture, (segmenter,) = as_plane(image), load_models(model)
+    picture, segmenter = as_plane(image), load_segmenter(model)
     if not segmenter.diameter:
         raise InputError(
             f"model '{segmenter.name}' finds cells of any size and does not tell it; "
@@ -130,7 +130,8 @@ def as_plane(image: Image | NDArray[Any]) -> Image:
 
 def load_models(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...]:
     """One or several models of one representation."""
-    models = tuple(map(load_model, [model] if isinstance(model, (str, os.PathLike, Segmenter)) else model))
+    given = [model] if isinstance(model, (str, os.PathLike, Segmenter, CellSegmenter)) else model
+    models = tuple(map(load_segmenter, given))
     if not models or len({type(m.representation) for m in models}) != 1:
         raise InputError("averaging needs one or more models of the same representation")
     if len(models) > 1 and models[0].representation.points:

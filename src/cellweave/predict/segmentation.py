@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,13 @@ from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.measure import Table, measure
-from cellweave.models import Segmenter
-from cellweave.predict.maps import AnyModel, as_plane, estimate_diameter, load_models, predict_maps
+from cellweave.models import AnyModel, CellSegmenter, Segmenter, load_model
+from cellweave.predict.branches import Branch, choose
+from cellweave.predict.maps import as_plane, estimate_diameter, load_models, predict_maps
 from cellweave.prep import Channels
 from cellweave.representations.base import Maps
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,16 @@ class Segmentation:
         (M, Y, X) float32; ``model.representation.decode(maps)`` gives the labels again (before `min_confidence`), or
         others with other thresholds, without running the net.
     diameter
-        Cell diameter in px that the image was resized by: given, or estimated; the median of the cells where the model
-        finds those of any size.
+        Cell diameter in px that the image was resized by: given, or estimated; the median of the cells found where
+        the model finds those of any size.
     model
-        The first of the models used.
+        The first of the models used; of a `CellSegmenter`, the branch that was chosen.
     image
         What was segmented.
     dropped
         Number of objects that were removed because their confidence was under `min_confidence`.
+    branch
+        Which model of a `CellSegmenter` was chosen, and why; None for other models.
     """
 
     labels: Labels
@@ -52,6 +59,7 @@ class Segmentation:
     model: Segmenter = field(repr=False)
     image: Image = field(repr=False)
     dropped: int = 0
+    branch: Branch | None = None
 
     @property
     def count(self) -> int:
@@ -81,9 +89,12 @@ def segment(
     ----------
     diameter
         Of the cells: a number in px, or text such as ``"30"`` or ``"12um"``. None: estimated (`estimate_diameter`).
+        Models that find cells of any size do not use it.
     min_confidence
         Objects with a confidence under this, in 0..1, are removed, and the others numbered 1..n in the same order.
-    image, model, channels, device, augment, tile
+    model
+        As for `predict_maps`; or a `CellSegmenter`, of which the model that the image calls for is used.
+    image, channels, device, augment, tile
         As for `predict_maps`.
 
     Raises
@@ -93,19 +104,40 @@ def segment(
     """
     if not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence is {min_confidence}; it must be between 0 and 1")
-    picture, models = as_plane(image), load_models(model)
+    picture, loaded = as_plane(image), _load(model)
     given = parse_diameter(diameter, picture)
-    used = given
-    if used is None and models[0].diameter:
-        used = estimate_diameter(picture, models[0], channels=channels, device=device)
-    maps = predict_maps(picture, models, diameter=used, channels=channels, device=device, augment=augment, tile=tile)
-    labels, confidence = models[0].decode_scored(maps)
+    options: dict[str, Any] = {"channels": channels, "device": device, "augment": augment, "tile": tile}
+    branch = None
+    if isinstance(loaded, CellSegmenter):
+        branch, maps = choose(picture, loaded, diameter=given, **options)
+        first, used, name = loaded.branches[branch.name], given, loaded.name
+    else:
+        first, used, name = loaded[0], given, loaded[0].name
+        if used is None and first.diameter:
+            used = estimate_diameter(picture, first, channels=channels, device=device)
+        maps = predict_maps(picture, loaded, diameter=used, **options)
+    if given is not None and not first.diameter:
+        _tell_unused(name)
+    labels, confidence = first.decode_scored(maps)
     keep = confidence >= min_confidence
     dropped = len(keep) - int(keep.sum())
     if dropped:
         labels = np.concatenate([[0], np.cumsum(keep) * keep]).astype(np.int32)[labels]
-    used = used or median_diameter(labels)
-    return Segmentation(labels, confidence[keep], maps, float(used), models[0], picture, dropped)
+    size = used if used and first.diameter else median_diameter(labels)
+    return Segmentation(labels, confidence[keep], maps, float(size), first, picture, dropped, branch)
+
+
+def _load(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...] | CellSegmenter:
+    if isinstance(model, (str, os.PathLike, Segmenter, CellSegmenter)):
+        loaded = load_model(model)
+        return loaded if isinstance(loaded, CellSegmenter) else (loaded,)
+    return load_models(model)
+
+
+@cache
+def _tell_unused(name: str) -> None:
+    """Once for a model, not for every image of a batch."""
+    log.warning("model %s finds cells of any size: the diameter that was given is not used", name)
 
 
 def parse_diameter(diameter: float | str | None, image: Image) -> float | None:

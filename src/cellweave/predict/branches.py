@@ -1,0 +1,104 @@
+"""Which model of a `CellSegmenter` segments an image (Cell Segmenter, Sec. 2.2.3 and 2.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.image import Image
+from cellweave.models import CellSegmenter, Segmenter
+from cellweave.models.cell_segmenter import FOREGROUND_MAPS, OMNIPOSE
+from cellweave.predict.maps import predict_maps
+from cellweave.predict.quality import LOWEST, MARGIN, choose_branch, quality
+from cellweave.prep import Channels
+from cellweave.prep.modality import ModalityStatistics
+from cellweave.representations.base import Maps
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The model that was chosen for an image, and why.
+
+    Parameters
+    ----------
+    modality
+        ``grayscale``, ``fluorescence`` or ``brightfield``; see `cellweave.prep.modality`.
+    name
+        Of the branch whose cells count: ``model.branches[name]`` of the `CellSegmenter`.
+    quality
+        Mean foreground confidence (`cellweave.predict.quality`) of each branch that ran, by name.
+    why
+        A sentence for people.
+    """
+
+    modality: str
+    name: str
+    quality: dict[str, float]
+    why: str
+
+
+def choose(
+    image: Image,
+    system: CellSegmenter,
+    *,
+    diameter: float | None = None,
+    channels: str | Channels | None = None,
+    device: str = "auto",
+    augment: bool = False,
+    tile: int | None = None,
+) -> tuple[Branch, Maps]:
+    """Run the models that an image calls for, and choose one.
+
+    The model of the image's modality runs always; on grayscale images the Omnipose branch too, if there is one, and
+    counts where ``C(AWF) < 0.8`` or ``C(Omni) - C(AWF) > 0.05``, C being the mean foreground confidence.
+
+    Parameters
+    ----------
+    image
+        (C, Y, X).
+    system
+        The models.
+    diameter, channels, device, augment, tile
+        As for `predict_maps`.
+
+    Returns
+    -------
+    branch, maps
+        The maps are those of the chosen model.
+    """
+    seen = ModalityStatistics.of(image)
+    own = system.name_of(seen.modality)
+    both = seen.modality == "grayscale" and OMNIPOSE in system.branches
+    found: dict[str, float] = {}
+    kept: dict[str, Maps] = {}
+    for name in [own, OMNIPOSE] if both else [own]:
+        model = system.branches[name]
+        kept[name] = predict_maps(
+            image, model, diameter=diameter, channels=channels, device=device, augment=augment, tile=tile
+        )
+        found[name] = quality(foreground(model, kept[name]))
+    chosen = OMNIPOSE if both and choose_branch(found[own], found[OMNIPOSE]) == "omnipose" else own
+    why = f"{seen.modality} image, as {seen.why}; {_reason(own, found)}"
+    return Branch(seen.modality, chosen, found, why), kept[chosen]
+
+
+def foreground(model: Segmenter, maps: Maps) -> NDArray[np.float32]:
+    """(Y, X): the probability that a pixel belongs to a cell."""
+    names = model.representation.map_names
+    probability: NDArray[np.float32] = maps[next(names.index(name) for name in FOREGROUND_MAPS if name in names)]
+    return probability
+
+
+def _reason(own: str, found: dict[str, float]) -> str:
+    """What decided between the branches that ran, in words and numbers."""
+    if OMNIPOSE not in found:
+        return f"{own} is the only branch for such images"
+    awf, omni = found[own], found[OMNIPOSE]
+    said = f"the confidence of {own} is {awf:.3f}, that of {OMNIPOSE} {omni:.3f}, and so {{}} counts, as {{}}"
+    if awf < LOWEST:
+        return said.format(OMNIPOSE, f"that of {own} is under {LOWEST:g}")
+    if omni - awf > MARGIN:
+        return said.format(OMNIPOSE, f"the difference is over {MARGIN:g}")
+    return said.format(own, f"it has {LOWEST:g} or more, and {OMNIPOSE} is not over {MARGIN:g} above it")
