@@ -73,7 +73,9 @@ def segment(
     diameter: Annotated[
         str | None, typer.Option(help="Cell diameter: 30 (pixels) or 12um. Estimated without it.")
     ] = None,
-    save: Annotated[str, typer.Option(help="Any of labels, png, zarr, overlay, table.")] = "labels,overlay,table",
+    save: Annotated[
+        str, typer.Option(help="Any of labels, png, zarr, overlay, table, diagnostics.")
+    ] = "labels,overlay,table",
     device: Device = "auto",
     overwrite: Annotated[
         bool, typer.Option(help="Do finished files again, and replace results of other settings.")
