@@ -3,8 +3,22 @@
 from cellweave.representations.base import Representation
 from cellweave.representations.diffusion_flows import DiffusionFlows
 from cellweave.representations.star_convex import StarConvex, border_probability, star_distances
+from cellweave.representations.watershed_energy import WatershedEnergy, energy
 
-__all__ = ["REPRESENTATIONS", "DiffusionFlows", "Representation", "StarConvex", "border_probability", "star_distances"]
+__all__ = [
+    "REPRESENTATIONS",
+    "DiffusionFlows",
+    "Representation",
+    "StarConvex",
+    "WatershedEnergy",
+    "border_probability",
+    "energy",
+    "star_distances",
+]
 
-REPRESENTATIONS: dict[str, type[Representation]] = {"DiffusionFlows": DiffusionFlows, "StarConvex": StarConvex}
+REPRESENTATIONS: dict[str, type[Representation]] = {
+    "DiffusionFlows": DiffusionFlows,
+    "StarConvex": StarConvex,
+    "WatershedEnergy": WatershedEnergy,
+}
 """By the name that a saved model gives."""
