@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 void bind_diffusion(nanobind::module_& m);
+void bind_distance_flows(nanobind::module_& m);
 void bind_energy(nanobind::module_& m);
 void bind_tracking(nanobind::module_& m);
 void bind_objects(nanobind::module_& m);
@@ -17,6 +18,7 @@ NB_MODULE(_kernels, m) {
   bind_diffusion(m);
   bind_energy(m);
   bind_tracking(m);
+  bind_distance_flows(m);
   bind_objects(m);
   bind_overlap(m);
   bind_measure(m);

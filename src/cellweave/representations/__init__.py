@@ -2,22 +2,27 @@
 
 from cellweave.representations.base import Representation
 from cellweave.representations.diffusion_flows import DiffusionFlows
+from cellweave.representations.distance_flows import DistanceFlows, distance_flows, smooth_distance
 from cellweave.representations.star_convex import StarConvex, border_probability, star_distances
 from cellweave.representations.watershed_energy import WatershedEnergy, energy
 
 __all__ = [
     "REPRESENTATIONS",
     "DiffusionFlows",
+    "DistanceFlows",
     "Representation",
     "StarConvex",
     "WatershedEnergy",
     "border_probability",
+    "distance_flows",
     "energy",
+    "smooth_distance",
     "star_distances",
 ]
 
 REPRESENTATIONS: dict[str, type[Representation]] = {
     "DiffusionFlows": DiffusionFlows,
+    "DistanceFlows": DistanceFlows,
     "StarConvex": StarConvex,
     "WatershedEnergy": WatershedEnergy,
 }
