@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellweave.train.api import prepare_only, train
+    from cellweave.train.cell_segmenter import train_cell_segmenter
     from cellweave.train.config import TrainConfig
     from cellweave.train.pairs import DataReport, Pair, check_folder, check_pairs, find_pairs
     from cellweave.train.samples import Example
+    from cellweave.train.self_training import pseudo_labels, self_train
 
 _HOME = {
     "DataReport": "pairs",
@@ -20,7 +22,10 @@ _HOME = {
     "check_pairs": "pairs",
     "find_pairs": "pairs",
     "prepare_only": "api",
+    "pseudo_labels": "self_training",
+    "self_train": "self_training",
     "train": "api",
+    "train_cell_segmenter": "cell_segmenter",
 }
 __all__ = [
     "DataReport",
@@ -31,7 +36,10 @@ __all__ = [
     "check_pairs",
     "find_pairs",
     "prepare_only",
+    "pseudo_labels",
+    "self_train",
     "train",
+    "train_cell_segmenter",
 ]
 
 

@@ -25,7 +25,7 @@ from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import read_image, read_labels
 from cellweave.metrics import evaluate
-from cellweave.models import Segmenter, load_model
+from cellweave.models import CellSegmenter, Segmenter, load_segmenter
 from cellweave.nets import NETS, AnchorUNet
 from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
@@ -155,7 +155,7 @@ def _save_settings(config: TrainConfig) -> None:
 def start(config: TrainConfig) -> Segmenter:
     """The model before training: the base, or a new net."""
     if config.base:
-        base = load_model(config.base)
+        base = load_segmenter(config.base)
         channels = base.channels if config.channels == "auto" else Channels.parse(config.channels)
         base = base.with_(
             diameter=config.diameter or base.diameter,
@@ -289,11 +289,13 @@ def split(examples: list[Example], validation: Data | None, config: TrainConfig)
     )
 
 
-def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    def described(examples: Sequence[Example]) -> str:
-        cells = sum(len(np.unique(e.labels)) - 1 for e in examples)
-        return f"{len(examples)} images, {cells:,} cells"
+def described(examples: Sequence[Example]) -> str:
+    """Numbers of images and cells, for the card."""
+    cells = sum(len(np.unique(e.labels)) - 1 for e in examples)
+    return f"{len(examples)} images, {cells:,} cells"
 
+
+def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     return {
         "Made by": f"cellweave {__version__}",
         "Training data": described(training),
@@ -313,7 +315,7 @@ def _time_spent(config: TrainConfig) -> str:
     )
 
 
-def figures(model: Any, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
+def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
     """One row a group of examples: figures of what `segment` finds with a loaded model.
 
     Of a model with a training diameter, they are with the true diameter given, and with it estimated.
@@ -341,7 +343,7 @@ def figures(model: Any, examples: Sequence[Example], device: str) -> list[dict[s
     return rows
 
 
-def _labels(model: Any, example: Example, given: bool, device: str) -> Labels:
+def _labels(model: Segmenter | CellSegmenter, example: Example, given: bool, device: str) -> Labels:
     diameter = median_diameter(example.labels) if given else None
     try:
         return segment(example.image, model, diameter=diameter or None, device=device).labels

@@ -295,6 +295,18 @@ def _match_names(image_folder: Path, label_folder: Path) -> tuple[list[Pair], li
     return pairs, problems + [_no_image(path) for path in marked if not taken & _keys(path, together)]
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """Images in a folder and all below it, in the order of their paths; without labels, and folders of labels."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; give one with images")
+    found = [path for path in _pictures(folder) if not _ending(path)]
+    inside = [p for p in folder.iterdir() if p.is_dir() and p not in found and not p.name.startswith(".")]
+    for sub in inside:
+        if sub.name.lower() not in LABEL_FOLDERS and sub.suffix.lower() != ".zarr":
+            found += pictures_below(sub)
+    return sorted(found)
+
+
 def _keys(labels: Path, together: bool) -> set[str]:
     """Names of images that a label file may belong to; its own only when it lies in a folder of its own."""
     key = _stem(labels).removesuffix(_ending(labels))
