@@ -12,13 +12,14 @@ void bind_star_convex(nanobind::module_& m);
 void bind_outlines(nanobind::module_& m);
 void bind_boxes(nanobind::module_& m);
 void bind_views(nanobind::module_& m);
+void bind_watershed(nanobind::module_& m);
 
 NB_MODULE(_kernels, m) {
   m.doc() = "Hot loops of cellweave, compiled.";
   bind_diffusion(m);
+  bind_distance_flows(m);
   bind_energy(m);
   bind_tracking(m);
-  bind_distance_flows(m);
   bind_objects(m);
   bind_overlap(m);
   bind_measure(m);
@@ -26,4 +27,5 @@ NB_MODULE(_kernels, m) {
   bind_outlines(m);
   bind_boxes(m);
   bind_views(m);
+  bind_watershed(m);
 }
