@@ -4,6 +4,7 @@
 void bind_diffusion(nanobind::module_& m);
 void bind_distance_flows(nanobind::module_& m);
 void bind_energy(nanobind::module_& m);
+void bind_fusion(nanobind::module_& m);
 void bind_tracking(nanobind::module_& m);
 void bind_objects(nanobind::module_& m);
 void bind_overlap(nanobind::module_& m);
@@ -19,6 +20,7 @@ NB_MODULE(_kernels, m) {
   bind_diffusion(m);
   bind_distance_flows(m);
   bind_energy(m);
+  bind_fusion(m);
   bind_tracking(m);
   bind_objects(m);
   bind_overlap(m);
