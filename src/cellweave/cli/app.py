@@ -127,6 +127,7 @@ def train(
     ] = None,
     base: Annotated[str | None, typer.Option(help="Model to fine-tune, for example default.")] = None,
     net: Annotated[str, typer.Option(help="FastUNet, CellposeUNet or AnchorUNet, when there is no base.")] = "FastUNet",
+    width: Annotated[float, typer.Option(help="Channels of the net as a share of its usual ones.")] = 1.0,
     representation: Annotated[
         str | None, typer.Option(help="DiffusionFlows, StarConvex, DistanceFlows or WatershedEnergy.")
     ] = None,
@@ -148,16 +149,30 @@ def train(
     only_prepare: Annotated[
         bool, typer.Option("--prepare-only", help="Write shards, to train on a machine with PyTorch alone.")
     ] = False,
+    method: Annotated[
+        str | None, typer.Option(help="cell-segmenter: several models, of which one is chosen for each image.")
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Folder of images without labels; the model labels them and learns from both.")
+    ] = None,
+    imagenet: Annotated[
+        Path | None, typer.Option(help="Weights of a ResNet-18 to start from, with --method cell-segmenter.")
+    ] = None,
 ) -> None:
-    """Train a model on your own images, from scratch or from a base model."""
+    """Train a model on your own images, from scratch or from a base model.
+
+    --method cell-segmenter chooses net, representation, recipe and preparation itself. Its paper trains 300 epochs with
+    batches of 32 crops of 640 px on two graphics cards; the defaults are for the processor of a laptop.
+    """
     from cellweave.core.progress import console_progress
-    from cellweave.train import TrainConfig, prepare_only, ranks
+    from cellweave.train import TrainConfig, prepare_only, ranks, self_train, train_cell_segmenter
     from cellweave.train import train as run_training
 
     config = TrainConfig(
         out=out,
         base=base,
         net=net,  # type: ignore[arg-type]
+        width=width,
         representation=representation,  # type: ignore[arg-type]
         epochs=epochs,
         batch_size=batch_size,
@@ -177,6 +192,12 @@ def train(
     first = ranks.rank() == 0  # of the processes that torchrun starts; the others are silent
     logging.getLogger("cellweave").setLevel(logging.INFO if first else logging.WARNING)
     folders = data[0] if len(data) == 1 else data
+    if method not in (None, "cell-segmenter"):
+        raise CellweaveError(f"--method '{method}' is unknown; there is cell-segmenter, or leave it out")
+    if imagenet and not method:
+        raise CellweaveError("--imagenet is for the net of --method cell-segmenter; add it")
+    if only_prepare and (method or unlabelled):
+        raise CellweaveError("--prepare-only is for one training; leave out --method and --unlabelled")
     if only_prepare:
         with console_progress():
             files = prepare_only(folders, config, validation=validation)
@@ -188,7 +209,14 @@ def train(
         )
         return
     with console_progress() if first else nullcontext():
-        run_training(folders, config, validation=validation, resume=resume)
+        if method:
+            train_cell_segmenter(
+                folders, config, validation=validation, unlabelled=unlabelled, resume=resume, imagenet=imagenet
+            )
+        elif unlabelled:
+            self_train(folders, config, unlabelled, validation=validation, resume=resume)
+        else:
+            run_training(folders, config, validation=validation, resume=resume)
     if not first:
         return
     typer.echo(
