@@ -284,6 +284,8 @@ int32_t cluster_ends(array_in<int32_t, 2> ends, int enough, array_out<int32_t, 2
 // What pairs of pixels of two clusters that touch say for a border between them: `evidence` of `weight`. Both are sums of
 // whole numbers, so that they have no order.
 constexpr int64_t kWhole = 1 << 12;
+// This weight without evidence is added to every contact, so that one of few pixels needs more of it to be a border.
+constexpr int64_t kPrior = kWhole;
 struct Contact {
   int64_t pair, evidence, weight;
 };
@@ -355,7 +357,7 @@ void join_clusters(array_in<float, 3> maps, float threshold, int min_size, float
       if (c.evidence * b.weight < b.evidence * c.weight) b = {large, c.evidence, c.weight};
     }
   }
-  const auto limit = [&](float part, const Contact& c) { return c.evidence < part * c.weight; };
+  const auto limit = [&](float part, const Contact& c) { return c.evidence < part * (c.weight + kPrior); };
   for (int32_t k = 0; k <= n; ++k) to[k] = best[k].pair && limit(2 * evidence, best[k]) ? best[k].pair : k;
   apply();
   Sets sets(n + 1);

@@ -38,7 +38,7 @@ class DistanceFlows(Representation):
         Steps of a pixel along the flow; step t is ``1 / (1 + t)`` px long, so that 5 make 2.3 px.
     border_evidence
         Clusters of path ends whose pixels touch are one cell where the mean evidence of a border between them is lower:
-        half the speed at which flows part there, times the boundary probability. 0 joins none.
+        half the speed at which flows part there, times the boundary probability (one pair of pixels without evidence is added). 0 joins none.
     min_size
         Objects with fewer pixels are dropped, unless they join another.
 
@@ -59,7 +59,7 @@ class DistanceFlows(Representation):
 
     probability_threshold: float = 0.5
     steps: int = 5
-    border_evidence: float = 0.15
+    border_evidence: float = 0.12
     min_size: int = 15
 
     map_names: ClassVar[tuple[str, ...]] = ("flow_y", "flow_x", "probability", "boundary")
