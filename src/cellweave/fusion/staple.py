@@ -95,7 +95,7 @@ def estimate(patterns: Patterns, *, max_iterations: int = 10_000) -> tuple[Float
     while iterations < max_iterations:
         before = rates
         p, not_p = _rates(counts * inside, marked)
-        not_q, q = _rates(counts * outside, marked)
+        q, not_q = _rates(counts * outside, ~marked)
         rates = np.stack([p, q])
         with np.errstate(divide="ignore"):
             log_p, log_not_p, log_not_q, log_q = np.log([p, not_p, not_q, q])
@@ -113,9 +113,9 @@ def estimate(patterns: Patterns, *, max_iterations: int = 10_000) -> tuple[Float
     return inside, rates[0], rates[1], iterations
 
 
-def _rates(pixels: Floats, marked: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Parts of the pixels that each rater marks and leaves out; both are sums, as 1 - p has no digits near p = 1."""
+def _rates(pixels: Floats, right: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Part of the pixels where each rater is right, and the rest; both are sums, as 1 - p has no digits near p = 1."""
     total = pixels.sum()
     if total == 0:
-        return np.ones(marked.shape[1]), np.zeros(marked.shape[1])
-    return pixels @ marked / total, pixels @ ~marked / total
+        return np.ones(right.shape[1]), np.zeros(right.shape[1])
+    return pixels @ right / total, pixels @ ~right / total
