@@ -12,9 +12,14 @@ from fusion.raters import label_stacks
 
 
 def by_numpy(labels: NDArray[np.int32]) -> tuple[list[list[int]], list[int]]:
-    found, first, counts = np.unique(labels.reshape(len(labels), -1), axis=1, return_index=True, return_counts=True)
+    flat = labels.reshape(len(labels), -1)
+    code = np.zeros(flat.shape[1], np.int64)
+    for image in flat:
+        _, place = np.unique(image, return_inverse=True)
+        _, code = np.unique(code * flat.size + place, return_inverse=True)
+    _, first, counts = np.unique(code, return_index=True, return_counts=True)
     order = np.argsort(first)
-    return found.T[order].tolist(), counts[order].tolist()
+    return flat.T[first[order]].tolist(), counts[order].tolist()
 
 
 def check(labels: NDArray[np.int32], threads: int = 0) -> None:

@@ -87,7 +87,7 @@ def multi_label_staple(
     using expectation-maximization parameter estimation*, IEEE TMI 23. Start and end are those of SimpleITK's
     ``MultiLabelSTAPLE``, with one deviation: pixels without a majority do not count in the start. The filter (ITK 5.4)
     counts those where a rater says j as if it had said j + 1 and the majority 0, so that its result may depend on the
-    numbers of the labels: always with two raters, where every disagreement is a tie, rarely with more.
+    numbers of the labels, most of all with two raters, where every disagreement is a tie.
     """
     if max_iterations < 1:
         raise InputError(f"max_iterations is {max_iterations}; it must be at least 1")
