@@ -203,3 +203,42 @@ def test_large_cells_are_shown_at_several_zooms_as_often_as_others(tmp_path: Pat
     facts = prepare(examples, preparation, tmp_path / "x.f16").facts
     assert [(fact.shape[0], fact.weight) for fact in facts[:4]] == [(230, 0.2), (115, 0.2), (58, 0.2), (29, 0.2)]
     assert [(fact.shape[0], fact.weight) for fact in facts[4:]] == [(30, 0.8)]
+
+
+def test_the_command(run_cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it calls, with what; the trainings themselves are tested above and with self-training."""
+    called: list[tuple[str, Any, TrainConfig, dict[str, Any]]] = []
+
+    def noting(name: str, *, extra: int = 0) -> Callable[..., None]:
+        def note(data: Any, config: TrainConfig, *more: Any, **options: Any) -> None:
+            assert len(more) == extra
+            called.append((name, data, config, options | dict.fromkeys(more, "unlabelled")))
+
+        return note
+
+    for name, extra in (("train_cell_segmenter", 0), ("self_train", 1)):
+        monkeypatch.setattr(f"cellweave.train.{name}", noting(name, extra=extra))
+    new, out, weights = tmp_path / "new", tmp_path / "run", tmp_path / "resnet18.pt"
+    options = ("--out", out, "--epochs", 5, "--width", 0.5, "--unlabelled", new)
+    done = run_cli("train", "a", "--method", "cell-segmenter", "--imagenet", weights, "--resume", *options)
+    assert done.status == 0, done.err
+    assert f"--model {out / 'model'}" in done.out
+    assert run_cli("train", "a", "b", *options).status == 0
+    (first, data, settings, given), (second, both, _, others) = called
+    assert (first, data, settings.epochs, settings.width) == ("train_cell_segmenter", Path("a"), 5, 0.5)
+    assert given == {"validation": None, "unlabelled": new, "resume": True, "imagenet": weights}
+    assert (second, both, others) == (
+        "self_train",
+        [Path("a"), Path("b")],
+        {new: "unlabelled", "validation": None, "resume": False},
+    )
+    for wrong, said in (
+        (("--method", "magic"), "--method 'magic' is unknown; there is cell-segmenter"),
+        (("--imagenet", weights), "--imagenet is for the net of --method cell-segmenter"),
+        (("--prepare-only", "--method", "cell-segmenter"), "--prepare-only is for one training"),
+        (("--prepare-only", "--unlabelled", new), "--prepare-only is for one training"),
+    ):
+        done = run_cli("train", "a", "--out", out, *wrong)
+        assert done.status == 1
+        assert said in done.err
+    assert len(called) == 2

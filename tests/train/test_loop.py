@@ -370,6 +370,17 @@ def test_resuming_with_other_settings_is_refused(samples: Samples, tmp_path: Pat
     run(samples, config(tmp_path, epochs=1, device="auto"), resume=True)  # the device may change
 
 
+def test_a_checkpoint_may_be_older_than_some_settings(samples: Samples, tmp_path: Path) -> None:
+    """They have their defaults then."""
+    run(samples, config(tmp_path, epochs=1))
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    before = {k: v for k, v in json.loads(content["config"]).items() if k not in ("width", "warmup")}
+    torch.save(content | {"config": json.dumps(before)}, tmp_path / "checkpoint.pt")
+    run(samples, config(tmp_path, epochs=1), resume=True)
+    with pytest.raises(InputError, match=r"other settings \(warmup=None\)"):
+        run(samples, config(tmp_path, epochs=1, warmup=0.5), resume=True)
+
+
 def test_a_run_may_be_made_longer_before_its_rate_falls(samples: Samples, tmp_path: Path) -> None:
     """Stopped on the plateau, 5 epochs become 8, with the rates of a run of 8 epochs."""
     settings = config(tmp_path, epochs=8, learning_rate=0.01)
