@@ -440,3 +440,15 @@ def test_a_model_that_finds_nothing_cannot_teach(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="without torchrun"):
         self_train(examples, settings(tmp_path / "run"), unlabelled)
+
+
+def test_settings_of_a_run_are_kept(tmp_path: Path) -> None:
+    """A run may begin with the finished model of a stage; its settings count from then on."""
+    self_training.begin(settings(tmp_path / "a"), "run.json", {"oversample": 8.0}, False)
+    self_training.begin(settings(tmp_path / "a"), "run.json", {"oversample": 8.0}, True)
+    with pytest.raises(InputError, match=r"other settings \(epochs=6, oversample=8\.0\)"):
+        self_training.begin(settings(tmp_path / "a", epochs=9), "run.json", {"oversample": 9.0}, True)
+    (tmp_path / "b" / "general" / "model").mkdir(parents=True)
+    self_training.begin(settings(tmp_path / "b"), "run.json", {}, True)
+    with pytest.raises(InputError, match="other settings"):
+        self_training.begin(settings(tmp_path / "b", crop=64), "run.json", {}, True)

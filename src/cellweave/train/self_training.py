@@ -275,6 +275,8 @@ def begin(config: TrainConfig, name: str, options: dict[str, Any], resume: bool)
     now = json.loads(config.to_json()) | options
     if resume:
         before = _read_json(file)
+        if before is None and any(config.out.glob(f"*/{MODEL}")):  # of a stage that was trained elsewhere
+            before = {}
         if before is None:
             raise InputError(f"nothing to resume: there is no {file}; start without --resume")
         changed = sorted(k for k in now if k not in ("out", "device") and before.get(k, now[k]) != now[k])
@@ -283,8 +285,8 @@ def begin(config: TrainConfig, name: str, options: dict[str, Any], resume: bool)
                 f"{file} was started with other settings ({', '.join(f'{k}={before[k]}' for k in changed)}); "
                 "resume with the same ones, or start a new run in another folder"
             )
-        return
-    write_atomically(file, lambda path: path.write_text(json.dumps(now, indent=2), encoding="utf-8"))
+        now = now | before
+    _write_json(file, now)
 
 
 def run_stage(
