@@ -17,9 +17,11 @@ from typing import Any
 from cellweave.core.progress import console_progress, report
 from cellweave.io import read_image, read_labels
 from cellweave.models.registry import EMBEDDED
-from cellweave.train import TrainConfig, prepare_only, train
-from cellweave.train.loop import CHECKPOINT
+from cellweave.train import TrainConfig, prepare_only
+from cellweave.train.api import MODEL
+from cellweave.train.loop import LOG
 from cellweave.train.samples import Example
+from cellweave.train.self_training import run_stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LARGEST_MB = 16
@@ -27,16 +29,17 @@ LARGEST_MB = 16
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of our models is trained, and the folder that it goes to."""
+    """How one of our models is trained: each stage starts from the weights of the one before."""
 
     name: str
-    folder: Path
-    settings: dict[str, Any]
+    stages: tuple[dict[str, Any], ...]
 
 
 RECIPES = {
-    "FastUNet": Recipe("default", EMBEDDED, {"epochs": 270, "simulated": 0.5}),
-    "CellposeUNet": Recipe("cellpose-unet", REPOSITORY / "models", {"epochs": 60, "simulated": 0.5, "diameter": 24.0}),
+    "FastUNet": Recipe(
+        "default", ({"epochs": 270, "simulated": 0.5}, {"epochs": 60, "simulated": 0.5, "learning_rate": 1e-3})
+    ),
+    "CellposeUNet": Recipe("cellpose-unet", ({"epochs": 60, "simulated": 0.5, "diameter": 24.0},)),
 }
 
 
@@ -55,24 +58,39 @@ def main() -> None:
     out = chosen.out or REPOSITORY / "runs" / recipe.name
     facts = free_sets(chosen.data)
     training, validation = (examples(chosen.data, facts, split) for split in ("train", "val"))
-    config = TrainConfig(out=out, net=chosen.net, device=chosen.device, **recipe.settings)
     print(f"{len(training)} images to learn from, {len(validation)} to choose by; the run is in {out}", flush=True)
-    if chosen.prepare_only:
-        print(f"{len(prepare_only(training, config, validation=validation))} shards are in {out / 'shards'}")
-        return
-    go_on = (out / CHECKPOINT).is_file()
-    if go_on:
-        print("Going on where the run that is there was stopped", flush=True)
     used = {example.group.partition("/")[0] for example in training}
-    card = model_card([fact for name, fact in facts.items() if name in used])
-    model = train(training, config, validation=validation, resume=go_on, card=card)
+    card = model_card([fact for name, fact in facts.items() if name in used]) | {"Recipe": described(recipe)}
+    base: Path | None = None
+    for k, settings in enumerate(recipe.stages, 1):
+        folder = out / f"stage-{k}"
+        config = TrainConfig(folder, str(base) if base else None, chosen.net, device=chosen.device, **settings)
+        if chosen.prepare_only and not (folder / MODEL).is_dir():
+            print(f"{len(prepare_only(training, config, validation=validation))} shards are in {folder / 'shards'}")
+            return
+        print(f"Stage {k} of {len(recipe.stages)}; what is done of it is kept", flush=True)
+        model = run_stage(training, validation, config, resume=True, card=card)
+        base = folder / MODEL
 
-    folder = recipe.folder / recipe.name
-    saved = model.with_(name=recipe.name).save(folder)
-    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    print(f"Wrote {folder}: {size:.1f} MB, SHA-256 {saved.hash}")
-    if recipe.folder == EMBEDDED and size > LARGEST_MB:
+    hours = sum(hours_of(out / f"stage-{k}") for k in range(1, len(recipe.stages) + 1))
+    card = model.card | {"Training time": f"{hours:.1f} h on {model.card['Training time'].partition(' on ')[2]}"}
+    saved = model.with_(name=recipe.name, card=card).save(EMBEDDED / recipe.name)
+    size = sum(file.stat().st_size for file in (EMBEDDED / recipe.name).iterdir()) / 1e6
+    print(f"Wrote {EMBEDDED / recipe.name}: {size:.1f} MB, SHA-256 {saved.hash}")
+    if recipe.name == "default" and size > LARGEST_MB:
         raise SystemExit(f"The model is larger than the {LARGEST_MB} MB that the package takes")
+
+
+def described(recipe: Recipe) -> dict[str, str]:
+    """The stages for the card; what they do not name are the defaults of `TrainConfig`."""
+    stages = {f"Stage {k}": ", ".join(f"{n} {v}" for n, v in s.items()) for k, s in enumerate(recipe.stages, 1)}
+    return stages | {"Seed": str(TrainConfig.seed), "Everything else": "the defaults of cellweave train"}
+
+
+def hours_of(stage: Path) -> float:
+    """Hours of all epochs of a stage."""
+    with (stage / LOG).open(newline="", encoding="utf-8") as stream:
+        return sum(float(row["seconds"]) for row in csv.DictReader(stream)) / 3600
 
 
 def free_sets(data: Path) -> dict[str, dict[str, Any]]:
