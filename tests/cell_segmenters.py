@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 
 from cellweave.models import CellSegmenter, Segmenter
 from cellweave.nets import AnchorUNet
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import DiffusionFlows, Representation, WatershedEnergy
+from cellweave.representations import DistanceFlows, Representation, WatershedEnergy
 
 WIDTHS = (8, 8, 8, 8)
 
@@ -22,8 +23,9 @@ def branch(seed: int, representation: Representation | None = None) -> Segmenter
     maps = len(representation.map_names) - representation.points
     net = AnchorUNet(out_maps=maps, widths=WIDTHS, boxes=detects).eval()
     with torch.no_grad():
-        seen = net(torch.rand(1, 3, 128, 128)).maps[0]
-        scale = 3 / seen.flatten(1).std(dim=1)
+        blobs = F.interpolate(torch.rand(1, 3, 12, 12), 128, mode="bicubic").clamp(0, 1)
+        seen = net(blobs).maps[0]
+        scale = 2 / seen.flatten(1).std(dim=1)
         net.head.weight *= scale[:, None, None, None]
         net.head.bias -= scale * seen.flatten(1).mean(dim=1) - 1.0
         if net.box_head is not None:
@@ -44,5 +46,5 @@ def sure(model: Segmenter, probability: float) -> Segmenter:
 
 def cell_segmenter() -> CellSegmenter:
     """One with a branch for all images, one for fluorescence and one for elongated cells."""
-    branches = {"omnipose": branch(2, DiffusionFlows()), "general": branch(0), "fluorescence": branch(1)}
+    branches = {"omnipose": branch(2, DistanceFlows()), "general": branch(0), "fluorescence": branch(1)}
     return CellSegmenter(branches, name="tiny system", card={"Training data": "none", "Recipe": {"epochs": "0"}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,9 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 import cellweave
+from cell_segmenters import cell_segmenter
 from cellweave.core.image import Image
 from cellweave.io import read_image, read_labels, read_table
-from cellweave.models import Segmenter
+from cellweave.models import CellSegmenter, Segmenter
+from cellweave.predict import diagnostics_picture
 
 ENDINGS = ("_labels.tif", "_overlay.png", "_cells.csv")
 CELLWEAVE = (sys.executable, "-c", "from cellweave.cli import main; main()")
@@ -377,7 +380,7 @@ def test_ome_names_lose_both_suffixes(segment: Run, tmp_path: Path, domes: Calla
 
 
 def test_our_own_outputs_and_labels_are_no_inputs(segment: Run, images: Path) -> None:
-    for name in ("a_masks.png", "a_seg.npy", ".hidden.tif", "notes.txt"):
+    for name in ("a_masks.png", "a_seg.npy", "a_diagnostics.png", ".hidden.tif", "notes.txt"):
         (images / name).write_bytes(b"")
     first = segment(images, out=images)
     assert first.status == 0, first.err
@@ -394,6 +397,7 @@ def test_our_own_outputs_and_labels_are_no_inputs(segment: Run, images: Path) ->
         ("zarr", ["_labels.zarr"]),
         ("overlay", ["_overlay.png"]),
         ("table", ["_cells.csv"]),
+        ("diagnostics", ["_diagnostics.png"]),
         (" table , labels,table", ["_cells.csv", "_labels.tif"]),
         ("labels,png,zarr", ["_labels.png", "_labels.tif", "_labels.zarr"]),
     ],
@@ -556,3 +560,110 @@ def test_an_option_that_the_representation_lacks_is_refused(run_cli: Run, tmp_pa
     )
     assert result.status == 1
     assert "--flow-threshold does not apply to the model star, which represents cells by StarConvex" in result.err
+
+
+@pytest.fixture
+def system_folder(tmp_path: Path) -> Path:
+    """A Cell Segmenter, saved."""
+    cell_segmenter().save(tmp_path / "system")
+    return tmp_path / "system"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, domes: Callable[..., Any]) -> Path:
+    """A gray TIFF, a PNG photograph of fluorescence, and a file that is no image."""
+    gray = save(tmp_path / "mixed" / "gray.tif", domes(0, (100, 120), 5)[0])
+    green = (domes(1, (100, 120), 5)[0] // 4).astype(np.uint8)
+    save(gray.with_name("green.png"), np.stack([green // 8, green, green[::-1] // 2], axis=-1))
+    gray.with_name("bad.tif").write_text("hello")
+    return gray.parent
+
+
+def test_a_cell_segmenter_is_a_model_like_any_other(
+    run_cli: Run, mixed: Path, tmp_path: Path, system_folder: Path
+) -> None:
+    out = tmp_path / "out"
+    save_ = "labels,overlay,table,diagnostics"
+    command = ("segment", mixed, "--out", out, "--model", system_folder, "--device", "cpu", "--save", save_)
+    done = run_cli(*command)
+    assert done.status == 1
+    assert "bad.tif: not segmented: " in done.err
+    assert "2 of 3 images segmented" in done.err
+    assert "green.png: " in done.err
+    assert ", branch fluorescence, " in done.err
+    endings = (*ENDINGS, "_diagnostics.png")
+    assert names(out) == sorted(["run.json", "summary.csv", *(n + e for n in ("gray", "green") for e in endings)])
+    rows = summary(out)
+    for name, stem in (("gray.tif", "gray"), ("green.png", "green")):
+        result = cellweave.segment(cellweave.read_image(mixed / name), system_folder, device="cpu")
+        assert result.branch is not None
+        assert (rows[name]["branch"], rows[name]["why"]) == (result.branch.name, result.branch.why)
+        assert rows[name]["cells"] == str(result.count)
+        assert np.array_equal(read_labels(out / f"{stem}_labels.tif"), result.labels)
+        with Picture.open(out / f"{stem}_diagnostics.png") as picture:
+            assert np.array_equal(np.asarray(picture), diagnostics_picture(result))
+    assert rows["green.png"]["branch"] == "fluorescence"
+    assert (rows["bad.tif"]["branch"], rows["bad.tif"]["status"]) == ("", "failed")
+    record = json.loads((out / "run.json").read_text())
+    assert record["settings"]["model_hash"] == CellSegmenter.load(system_folder).hash
+    again = run_cli(*command)
+    assert again.err.count("already done") == 2
+    assert summary(out)["green.png"]["why"] == rows["green.png"]["why"]
+
+
+def test_a_branch_is_a_model_too(run_cli: Run, images: Path, tmp_path: Path, system_folder: Path) -> None:
+    done = run_cli("segment", images / "a.tif", "--out", tmp_path / "out", "--model", system_folder / "general")
+    assert done.status == 0, done.err
+    assert summary(tmp_path / "out")["a.tif"]["branch"] == ""
+
+
+def test_an_unused_diameter_is_told_once(run_cli: Run, images: Path, tmp_path: Path) -> None:
+    dataclasses.replace(cell_segmenter(), name="told once in a batch").save(tmp_path / "m")
+    command = [*CELLWEAVE, "segment", images, "--out", tmp_path / "out", "--model", tmp_path / "m", "--diameter", "30"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the diameter that was given is not used") == 1
+
+
+def test_decoding_options_are_those_of_all_branches(
+    run_cli: Run, images: Path, tmp_path: Path, system_folder: Path
+) -> None:
+    done = run_cli(
+        "segment", images, "--out", tmp_path / "out", "--model", system_folder, "--probability-threshold", "0.3"
+    )
+    assert done.status == 1
+    assert re.search(r"--probability-threshold does not apply to the model branch \d.*WatershedEnergy", done.err)
+
+
+def test_a_damaged_branch_is_told(run_cli: Run, images: Path, tmp_path: Path, system_folder: Path) -> None:
+    (system_folder / "omnipose" / "model.safetensors").write_bytes(b"")
+    done = run_cli("segment", images, "--out", tmp_path / "out", "--model", system_folder)
+    assert done.status == 1
+    assert "omnipose: model.safetensors was altered or is damaged" in done.err
+
+
+def test_info_shows_the_cards_of_all_branches(
+    run_cli: Run, system_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELLWEAVE_MODELS", str(system_folder.parent))
+    assert "system" in run_cli("models", "list").out
+    done = run_cli("models", "info", "system")
+    assert done.status == 0
+    assert "# Model card: tiny system" in done.out
+    for name in ("fluorescence", "general", "omnipose"):
+        assert f"## Branch {name}: branch" in done.out
+
+
+def test_training_starts_from_one_branch(run_cli: Run, images: Path, tmp_path: Path, system_folder: Path) -> None:
+    done = run_cli("train", images, "--out", tmp_path / "run", "--base", system_folder)
+    assert done.status == 1
+    assert "give one of its branches (fluorescence, general, omnipose)" in done.err
+
+
+def test_diagnostics_of_the_usual_model(run_cli: Run, images: Path, tmp_path: Path, default_model: Segmenter) -> None:
+    done = run_cli("segment", images / "a.tif", "--out", tmp_path / "out", "--save", "diagnostics,labels")
+    assert done.status == 0, done.err
+    assert names(tmp_path / "out") == ["a_diagnostics.png", "a_labels.tif", "run.json", "summary.csv"]
+    result = cellweave.segment(cellweave.read_image(images / "a.tif"), default_model)
+    with Picture.open(tmp_path / "out" / "a_diagnostics.png") as picture:
+        assert np.array_equal(np.asarray(picture), diagnostics_picture(result))

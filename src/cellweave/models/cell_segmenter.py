@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cellweave.core.errors import ModelError
+from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import atomic_path, sha256
 from cellweave.models.folder import (
     CARD,
@@ -49,7 +49,7 @@ class CellSegmenter:
 
     Raises
     ------
-    ModelError
+    InputError
         For other names, when no branch is there for a modality, or one has no map of the probability of cells.
 
     References
@@ -66,9 +66,9 @@ class CellSegmenter:
         known = ", ".join(BRANCHES)
         for branch, model in self.branches.items():
             if branch not in BRANCHES:
-                raise ModelError(f"model '{self.name}': a branch cannot have the name '{branch}'; choose from {known}")
+                raise InputError(f"model '{self.name}': a branch cannot have the name '{branch}'; choose from {known}")
             if not set(FOREGROUND_MAPS) & set(model.representation.map_names):
-                raise ModelError(
+                raise InputError(
                     f"model '{self.name}': the branch '{branch}' has no map of the probability that a pixel belongs "
                     f"to a cell ({' or '.join(FOREGROUND_MAPS)}); its {type(model.representation).__name__} cannot be "
                     "compared with others"
@@ -82,13 +82,13 @@ class CellSegmenter:
 
         Raises
         ------
-        ModelError
+        InputError
             When there is neither.
         """
         for name in (modality, GENERAL):
             if name in self.branches and name != OMNIPOSE:
                 return name
-        raise ModelError(
+        raise InputError(
             f"model '{self.name}' has no branch for {modality} images; give one of the name '{modality}' or '{GENERAL}'"
         )
 

@@ -144,6 +144,16 @@ class Planes:
 
     def __init__(self, image: Image, model: Segmenter, channels: str | Channels | None) -> None:
         policy = model.channels if channels is None else Channels.parse(channels)
+        if policy.planes != model.net.in_channels:
+            remedy = (
+                "write color, or color:2,1 for channels in this order"
+                if model.net.in_channels == 3
+                else "leave out color"
+            )
+            raise InputError(
+                f"channels '{policy}' give {policy.planes} planes, and the model {model.name} looks at "
+                f"{model.net.in_channels}; {remedy}"
+            )
         self._image, self._normalisation = image, model.normalisation
         self._weights = policy.weights(image)
         self._limits = model.normalisation.limits(image)
