@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -574,6 +575,54 @@ def test_wrong_parameters_are_refused(wrong: dict[str, float]) -> None:
 
 def test_it_is_registered_by_name() -> None:
     assert REPRESENTATIONS["DistanceFlows"] is DistanceFlows
+
+
+# --- agreement with omnipose 1.1.4 ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, NDArray[np.generic]]:
+    """See scripts/peer/golden_distance_flows.py for the keys."""
+    with np.load(Path(__file__).parents[1] / "golden" / "omnipose.npz") as file:
+        return dict(file)
+
+
+def test_the_distance_equals_the_peers(golden: dict[str, NDArray[np.generic]]) -> None:
+    """To 0.01 px in cells within the image; cells that its border cuts go on in another way beyond it."""
+    labels, expected = golden["labels"].astype(np.int32), golden["distance"]
+    cut = np.isin(labels, np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    error = np.abs(smooth_distance(labels) - expected)
+    assert (labels > 0)[~cut].sum() > 2000
+    assert error[~cut].max() < 0.01
+    assert error.max() < 0.5
+    assert error[labels > 0].mean() < 0.01
+
+
+def test_flows_point_where_the_peers_do(golden: dict[str, NDArray[np.generic]]) -> None:
+    """Within 5 degrees on average where they have full length: the peer takes the gradient with other neighbours."""
+    labels, theirs = golden["labels"].astype(np.int32), golden["flows"].astype(float)
+    ours = distance_flows(labels)
+    full = (np.hypot(*ours) > 0.99) & (np.hypot(*theirs) > 0.5)
+    assert full.sum() > 0.8 * (labels > 0).sum()
+    cosine = ((ours * theirs).sum(axis=0)[full] / np.hypot(*ours)[full] / np.hypot(*theirs)[full]).clip(-1, 1)
+    assert np.degrees(np.arccos(cosine)).mean() < 5
+
+
+def test_the_peers_boundary_is_that_of_eight_neighbours(golden: dict[str, NDArray[np.generic]]) -> None:
+    """Ours, of four, lies within it."""
+    labels = golden["labels"].astype(np.int32)
+    ours = DistanceFlows().encode(labels)[3] > 0
+    assert golden["boundary"][ours].all()
+    assert ours.sum() > 0.6 * golden["boundary"].sum()
+
+
+def test_the_peers_maps_are_decoded(golden: dict[str, NDArray[np.generic]]) -> None:
+    """All cells with at least 9 of 10 pixels, as the peer does."""
+    labels = golden["labels"].astype(np.int32)
+    maps = np.stack([*golden["flows"], labels > 0, golden["boundary"]]).astype(np.float32)
+    assert match(labels, DistanceFlows().decode(maps), iou=0.9).f1 == 1
+    assert match(labels, golden["masks"].astype(np.int32), iou=0.9).f1 == 1
+    assert match(labels, again(labels), iou=1.0).f1 == 1
 
 
 # --- the loss, and values of maps -----------------------------------------------------------------------------
