@@ -149,7 +149,8 @@ def smooth_distance(labels: Labels) -> NDArray[np.float32]:
     ``(a + b + sqrt(2 h^2 - (a - b)^2)) / 2`` where ``|a - b| < h`` and ``min(a, b) + h`` elsewhere. Starting from 0,
     all pixels are updated at once until none changes by more than 1e-4.
 
-    Deviations: the limit of ``|a - b|`` is h, where both solutions meet, and not sqrt(2) h; at the border of the image
+    Deviations: the limit of ``|a - b|`` is h, where both solutions meet, and not sqrt(2) h (the result is up to 0.2 px
+    higher than that of Omnipose 1.1.4, 0.001 px on average); at the border of the image
     an object goes on as in a mirror, so that cutting a cell makes no new border, unless the whole image is one object.
 
     Parameters
