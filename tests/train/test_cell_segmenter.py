@@ -72,7 +72,8 @@ def test_short_trainings_and_other_rates(tmp_path: Path) -> None:
     stages = stage_configs(config(tmp_path, epochs=4, learning_rate=0.1, simulated=0.5, recipes=("bacteria",)))
     assert [stage.epochs for stage in stages.values()] == [4, 1, 1, 1, 1]
     assert [stage.peak_rate for stage in stages.values()] == pytest.approx([0.1, 0.01, 0.01, 0.01, 0.01])
-    assert [stage.simulated for stage in stages.values()] == [0.5, 0, 0, 0, 0]
+    assert [stage.simulated for stage in stages.values()] == [0.5, 0, 0, 0, 0.5]
+    assert [stage.recipes for stage in stages.values()] == [("bacteria",), (), (), (), ("bacteria", "filaments")]
     assert [stage.width for stage in stages.values()] == [0.0625] * 5
 
 

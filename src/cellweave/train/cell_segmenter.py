@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 RATE = 0.01
 FEWEST_IMAGES = 8
 """Training images under which a modality has no branch of its own."""
+ELONGATED = ("bacteria", "filaments")
+"""What is simulated for the Omnipose branch."""
 OMNIPOSE_SHORTER = 3
 """100 epochs of 300 in the paper (Tables 2 and 4)."""
 CLEANING, IMAGENET, RUN = "cleaning.csv", "imagenet", "cell-segmenter.json"
@@ -102,7 +104,7 @@ def train_cell_segmenter(
     Deviations: the paper takes the last weights of each training ("we never use early stopping"). Here, too, no
     training stops early, but of each the epoch with the least validation loss counts, and weights are averaged; with
     a rate that falls to zero both are close to the last ones, and safer where the data are few. Simulated pictures
-    serve the general model only. Noisy images are not removed; `cellweave data audit` lists them for a person.
+    serve the general model and, those of bacteria and filaments, the Omnipose branch. Noisy images are not removed; `cellweave data audit` lists them for a person.
     """
     if not is_shown():
         with console_progress():
@@ -195,6 +197,8 @@ def stage_configs(config: TrainConfig) -> dict[str, TrainConfig]:
     epochs = max(1, config.epochs // SHORTER)
     tuned = replace(later, epochs=epochs, warmup=min(1.0, 0.05 * epochs))
     omnipose = replace(later, epochs=max(1, config.epochs // OMNIPOSE_SHORTER), representation="DistanceFlows")
+    if config.simulated:
+        omnipose = replace(omnipose, simulated=config.simulated, recipes=ELONGATED)
     return (
         {GENERAL: general}
         | {name: replace(tuned, out=config.out / name) for name in MODALITIES}
