@@ -12,9 +12,10 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print("Run one with scripts/bench NAME. There are:")
         for name, text in known.items():
-            print(f"  {name:<14} {text}")
+            print(f"  {name:<18} {text}")
         return 0
     name, *wanted = arguments
+    name = name.replace("_", "-")
     if name not in known:
         sys.exit(f"there is no benchmark '{name}'; there are: {', '.join(known)}")
     return min(1, record.run(name, wanted))

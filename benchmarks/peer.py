@@ -1,4 +1,4 @@
-"""Run a peer package, cellpose 3.1.1.3 or stardist 0.9.2, in an environment of its own and compare with it.
+"""Run a peer package (cellpose, stardist, omnipose) in an environment of its own and compare with it.
 
 The environment is never cellweave's: peers pin old versions, and nothing of them may be imported here.
 """
@@ -56,6 +56,12 @@ STARDIST = Peer(
     (_listed("requirements-stardist.txt"),),
     "_stardist_side.py",
 )
+OMNIPOSE = Peer(
+    "CELLWEAVE_OMNIPOSE_PYTHON",
+    REPOSITORY / ".venv-omnipose",
+    ((TORCH,), _listed("requirements-omnipose.txt")),
+    "_omnipose_side.py",
+)
 
 
 def find_peer(peer: Peer = CELLPOSE) -> Path | None:
@@ -91,7 +97,8 @@ def run_peer(function: str, *, repeats: int = 3, peer: Peer = CELLPOSE, **arrays
     function
         ``labels_to_flows(labels)``, ``compute_masks(flows, cellprob)``, ``average_precision(truth,
         predicted)``, ``net_maps(x, weights_seed)`` or ``segment(image, diameter, weights_seed)``; of stardist
-        ``suppress(points, distances, threshold)``.
+        ``suppress(points, distances, threshold)``; of omnipose ``encode(labels)`` or ``decode(flows, distance,
+        boundary, foreground)``.
     repeats
         Timed runs, 1 or more.
     peer

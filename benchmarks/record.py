@@ -1,6 +1,7 @@
 """The record of figures: rows in benchmarks/results/NAME.json, and the tables of docs/figures.md made from them.
 
-A benchmark is a module here with `MEASURES`, a dict of functions by name. Each yields `Row`s.
+A benchmark is a module here with `MEASURES`, a dict of functions by name. Each yields `Row`s. Its name is that of the
+module, with dashes.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def benchmarks() -> dict[str, str]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         targets = [t for node in tree.body if isinstance(node, ast.AnnAssign | ast.Assign) for t in _targets(node)]
         if "MEASURES" in targets:
-            found[file.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            found[file.stem.replace("_", "-")] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 
@@ -88,7 +89,7 @@ def run(name: str, wanted: Sequence[str] = ()) -> int:
 
     Rows of measures that are not run stay as they are. A measure that raises is reported, and the next one begins.
     """
-    measures: Measures = import_module(name).MEASURES
+    measures: Measures = import_module(name.replace("-", "_")).MEASURES
     unknown = [w for w in wanted if w not in measures]
     if unknown:
         sys.exit(f"{name} does not measure {', '.join(unknown)}; choose from {', '.join(measures)}")

@@ -1,0 +1,217 @@
+"""The trainings of the benchmark `cell-segmenter`: one command each, resumable, found done when they are done.
+
+    python benchmarks/_cell_segmenter_trainings.py --list
+    python benchmarks/_cell_segmenter_trainings.py NAME... [--device cuda]
+    python benchmarks/_cell_segmenter_trainings.py --all
+
+The benchmark makes those it needs and does not find. A run is in runs/cell-segmenter/NAME; the same command goes on
+where it was stopped. To make one again, remove its folder; those that start from it are then made again, too.
+
+Hu et al. 2022, *Cell Segmenter: A General Framework for Multi-modality Cell Segmentation*. Two families:
+
+The system, of the full net: ``general`` on all images and simulated pictures; ``grayscale`` and ``brightfield``,
+fine-tuned on the images of their modality and, 8 times as rarely, on pseudo-labels of unlabelled images; ``omnipose``
+on grayscale images and simulated bacteria and filaments. No set with a free licence has images of several fluorescent
+channels: ``general`` serves the modality fluorescence. As in the paper, the watershed branch never sees the cells that
+it cannot handle: simulated long and bent cells are for ``omnipose`` only, for want of real ones.
+
+The ablation, of a net of half the width on real images only: ``teacher`` on the outlines of a third of the images; then
+as many steps from there on the same images (``labelled``), or also on what the teacher finds in the other two thirds
+and in images without any outlines (``self_trained``).
+
+Images are those of the `train` split of the sets whose weights may be given away. No image is held out and no epoch
+chosen on `val`, so that `val` tells of images that had no part in the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from _trainings import DATA, SEED, free_examples, free_sets
+from cellweave.core.cleaning import clean_labels
+from cellweave.core.progress import console_progress
+from cellweave.models import CellSegmenter, Segmenter, load_segmenter
+from cellweave.models.cell_segmenter import GENERAL, OMNIPOSE
+from cellweave.prep.modality import modality
+from cellweave.simulate import RECIPES
+from cellweave.train import Example, TrainConfig
+from cellweave.train.api import MODEL
+from cellweave.train.loop import CHECKPOINT, FEWEST_STEPS
+from cellweave.train.self_training import PSEUDO, group_shares, pseudo_labels, run_stage
+from record import REPOSITORY
+
+RUNS = REPOSITORY / "runs" / "cell-segmenter"
+SYSTEM = "system"
+LABELLED_PART = 3
+"""In the ablation, one image in this many has its outlines: a share like the challenge's 1000 of 2700 images."""
+LONG = ("bacteria", "filaments")
+OTHERS = tuple(name for name in RECIPES if name not in (*LONG, "anything"))
+"""Recipes without long cells, but for a few among the tissues; "anything" has every shape."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model of the experiments.
+
+    Parameters
+    ----------
+    select
+        Its images, out of all training images.
+    steps
+        Batches to learn from, about: whole epochs are made.
+    seconds
+        Of a step on two processor cores, about; for the list only.
+    base
+        Name of the training that it starts from; empty: from scratch.
+    unlabelled
+        Gives the files on which what the base finds is learned from, too; None: there are none.
+    settings
+        Of `TrainConfig`, besides.
+    """
+
+    select: Callable[[Sequence[Example]], list[Example]]
+    steps: int
+    seconds: float
+    base: str = ""
+    unlabelled: Callable[[], list[Path]] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def of_modality(members: Sequence[Example], kind: str) -> list[Example]:
+    """The images that the modality analyser takes for this."""
+    return [e for e in members if modality(e.image) == kind]
+
+
+def labelled_part(members: Sequence[Example]) -> list[Example]:
+    """One image in `LABELLED_PART` of every kind."""
+    kinds = dict.fromkeys(e.group for e in members)
+    return [e for kind in kinds for e in [e for e in members if e.group == kind][::LABELLED_PART]]
+
+
+def without_outlines() -> list[Path]:
+    """Images that nobody has outlined, of a stated licence."""
+    folder = DATA / "unlabelled"
+    with (folder / "sources.csv").open(newline="", encoding="utf-8") as stream:
+        names = [row["file"] for row in csv.DictReader(stream) if "none" not in row["licence"]]
+    return [file for file in (folder / "images" / name for name in names) if file.is_file()]
+
+
+def outlines_hidden() -> list[Path]:
+    """Training images that are not in the labelled part, and those without outlines."""
+    members = free_examples("train")
+    known = {(e.group, e.name) for e in labelled_part(members)}
+    folders = {name: {file.stem: file for file in (DATA / name / "images").iterdir()} for name in free_sets(DATA)}
+    hidden = [e for e in members if (e.group, e.name) not in known]
+    return [folders[e.group.partition("/")[0]][e.name] for e in hidden] + without_outlines()
+
+
+FULL: dict[str, Any] = {"crop": 320, "batch_size": 4}
+HALF: dict[str, Any] = {"width": 0.5, "crop": 224, "batch_size": 8}
+LONG_CELLS = {"representation": "DistanceFlows", "simulated": 0.6, "recipes": LONG, "learning_rate": 0.01}
+"""The rate is that of a training from scratch: the base has seen no such cells."""
+TRAININGS = {
+    GENERAL: Training(list, 2400, 2.6, settings=FULL | {"simulated": 0.4, "recipes": OTHERS}),
+    # A sixth of the steps of the general model each, as in the paper's Tables 2 and 3.
+    "grayscale": Training(partial(of_modality, kind="grayscale"), 400, 2.6, GENERAL, without_outlines, FULL),
+    "brightfield": Training(partial(of_modality, kind="brightfield"), 400, 2.6, GENERAL, without_outlines, FULL),
+    OMNIPOSE: Training(partial(of_modality, kind="grayscale"), 1200, 2.6, GENERAL, settings=FULL | LONG_CELLS),
+    "teacher": Training(labelled_part, 1800, 0.9, settings=HALF),
+    "labelled": Training(labelled_part, 300, 0.9, "teacher", settings=HALF),
+    "self_trained": Training(labelled_part, 300, 0.9, "teacher", outlines_hidden, HALF),
+}
+BRANCHES = (GENERAL, "grayscale", "brightfield", OMNIPOSE)
+
+
+@cache
+def clean_examples() -> tuple[Example, ...]:
+    """All training images, their labels cleaned."""
+    return tuple(replace(e, labels=clean_labels(e.labels)[0]) for e in free_examples("train"))
+
+
+def is_done(name: str) -> bool:
+    return (RUNS / name / MODEL).is_dir()
+
+
+def trained(name: str, device: str = "auto") -> Segmenter:
+    """The model of a training; made now where it is not there yet, after the one that it starts from."""
+    folder, training = RUNS / name, TRAININGS[name]
+    if not is_done(name):
+        base = trained(training.base, device) if training.base else None
+        print(f"training {name}", flush=True)
+        chosen = training.select(clean_examples())
+        config = config_of(name, chosen, device)
+        if training.unlabelled and base:
+            guessed = pseudo_labels(
+                base, training.unlabelled(), RUNS / training.base / PSEUDO, seed=SEED, device=device
+            )
+            kinds = {modality(e.image) for e in chosen}
+            added = [e for e in guessed.examples if modality(e.image) in kinds]
+            print(f"pseudo-labels: {guessed}; {len(added)} of the modalities {', '.join(sorted(kinds))}", flush=True)
+            config = replace(config, weights=group_shares(chosen, added))
+            chosen = [*chosen, *added]
+        run_stage(chosen, [], config, resume=True)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+    return load_segmenter(folder / MODEL)
+
+
+def config_of(name: str, members: Sequence[Example], device: str = "auto") -> TrainConfig:
+    """The settings of a training on these images: as many epochs as make its steps."""
+    training = TRAININGS[name]
+    batches = max(FEWEST_STEPS, len(members) // training.settings["batch_size"])
+    settings = {"representation": "WatershedEnergy"} | training.settings
+    return TrainConfig(
+        RUNS / name,
+        base=str(RUNS / training.base / MODEL) if training.base else None,
+        net="AnchorUNet",
+        recipe="cosine",
+        epochs=max(1, round(training.steps / batches)),
+        validation=0.0,
+        seed=SEED,
+        device=device,
+        **settings,
+    )
+
+
+def system(device: str = "auto") -> CellSegmenter:
+    """The whole Cell Segmenter, saved as a model of its own beside the runs."""
+    branches = {name: trained(name, device) for name in BRANCHES}
+    return CellSegmenter(branches, name="cell-segmenter").save(RUNS / SYSTEM)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        prog="benchmarks/_cell_segmenter_trainings.py", description="Train models of the benchmark cell-segmenter."
+    )
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="which; --list tells")
+    arguments.add_argument("--list", action="store_true", help="what there is, and what is done")
+    arguments.add_argument("--all", action="store_true", help="all that are not done")
+    arguments.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    chosen = arguments.parse_args()
+    unknown = [name for name in chosen.names if name not in TRAININGS]
+    if unknown or not (chosen.list or chosen.all or chosen.names):
+        arguments.error(f"name one or more of {', '.join(TRAININGS)}; or --all, or --list")
+    if chosen.list:
+        for name, training in TRAININGS.items():
+            state = "done" if is_done(name) else "started" if (RUNS / name / CHECKPOINT).is_file() else ""
+            minutes = training.steps * training.seconds / 60
+            print(f"{name:<14} {training.steps:>5} steps, about {minutes:.0f} min on two cores  {state}")
+        return
+    for name in TRAININGS if chosen.all else chosen.names:
+        trained(name, chosen.device)
+    if chosen.all:
+        system(chosen.device)
+
+
+if __name__ == "__main__":
+    try:
+        with console_progress():
+            main()
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. The same command goes on where it was stopped.") from None
