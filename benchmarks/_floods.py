@@ -119,7 +119,7 @@ def published(boxes: Boxes, scores: NDArray[np.float32], foreground: Maps, energ
     the foreground. Small objects of grayscale images go.
     """
     first, second = WatershedEnergy.first, WatershedEnergy.second
-    inside = foreground > WatershedEnergy.foreground_threshold
+    inside = foreground > WatershedEnergy.probability_threshold
     kept = suppress(torch.from_numpy(boxes), torch.from_numpy(scores), WatershedEnergy.nms_iou).numpy()
     landscape = np.where(inside, -energy, np.float32(0))
     high = landscape <= -np.float32(first)

@@ -26,11 +26,11 @@ from _floods import decode, tilted_cells, watershed_kernel
 from _modality import shows
 from _trainings import DATA, free_examples
 from ablation import verdict
-from cellweave import CellSegmenter, Image, Segmenter, read_image, segment
+from cellweave import Image, Segmenter, read_image, segment
 from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.progress import report
 from cellweave.metrics import match
-from cellweave.models import load_model
+from cellweave.models import CellSegmenter, load_model
 from cellweave.models.cell_segmenter import OMNIPOSE
 from cellweave.predict import predict_maps
 from cellweave.predict.branches import foreground

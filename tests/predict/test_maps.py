@@ -47,7 +47,7 @@ def random_model() -> Segmenter:
 class Local(torch.nn.Module):
     """A net that takes no time: each map is a plane, or their sum."""
 
-    in_channels, out_maps, widths, stride, radius = 2, 3, (1,), 2, 0
+    in_channels, out_maps, widths, stride, radius, tile = 2, 3, (1,), 2, 0, 2048
 
     def forward(self, x: torch.Tensor) -> NetOutput:
         maps = torch.stack([x[:, 0], x[:, 1], x[:, 0] + x[:, 1]], dim=1)

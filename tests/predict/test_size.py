@@ -115,7 +115,7 @@ def test_the_size_model_is_asked_at_every_zoom(tiny_model: Segmenter, answer: fl
 class Counting(torch.nn.Module):
     """A net that takes no time and counts the pixels it is given."""
 
-    in_channels, out_maps, widths, stride, radius = 2, 3, (1,), 16, 128
+    in_channels, out_maps, widths, stride, radius, tile = 2, 3, (1,), 16, 128, 2048
 
     def __init__(self) -> None:
         super().__init__()

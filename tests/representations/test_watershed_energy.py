@@ -495,7 +495,7 @@ def test_70000_cells_within_ten_seconds() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"foreground_threshold": 1.5},
+        {"probability_threshold": 1.5},
         {"confidence": -0.1},
         {"nms_iou": float("nan")},
         {"first": 0},

@@ -122,7 +122,7 @@ def _steps(representation: WatershedEnergy, maps: Maps, picture: Picture, view: 
     """The steps of a decoding of watershed energy."""
     steps = representation.decode_steps(maps)
     energy = _coloured(view.means(maps[1]) / 2)
-    inside = view.means(maps[0]) > representation.foreground_threshold
+    inside = view.means(maps[0]) > representation.probability_threshold
     energy[inside & ~_inner(inside)] = 255
     dimmed = view.enlarged(picture // 2)
     boxes, scores, kept = view.moved(steps.boxes), steps.scores, steps.kept

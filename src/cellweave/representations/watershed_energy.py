@@ -67,7 +67,7 @@ class WatershedEnergy(Representation):
 
     Parameters
     ----------
-    foreground_threshold
+    probability_threshold
         Pixels whose probability is above it belong to cells.
     confidence
         Boxes with a lower score are left out.
@@ -105,7 +105,7 @@ class WatershedEnergy(Representation):
     filled. The code's small objects of other images, under 10 px, are left to ``largest_dropped=10``.
     """
 
-    foreground_threshold: float = 0.5
+    probability_threshold: float = 0.5
     confidence: float = 0.2
     nms_iou: float = 0.6
     first: float = 0.80
@@ -117,7 +117,7 @@ class WatershedEnergy(Representation):
     map_names: ClassVar[tuple[str, ...]] = ("foreground", "energy", "score", "height", "width")
 
     def __post_init__(self) -> None:
-        for name in ("foreground_threshold", "confidence", "nms_iou"):
+        for name in ("probability_threshold", "confidence", "nms_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if not 0 < self.first <= self.second < np.inf:
@@ -254,7 +254,7 @@ class WatershedEnergy(Representation):
                 f"maps have shape {maps.shape}; watershed energy is (5, Y, X): foreground, energy, score, height, width"
             )
         probability, predicted = _finite(maps[0]), _finite(maps[1])
-        inside = probability > self.foreground_threshold
+        inside = probability > self.probability_threshold
         landscape = np.where(inside, -predicted, np.float32(0))
 
         boxes, scores, pixels = self._candidates(maps)
