@@ -104,7 +104,8 @@ def train_cell_segmenter(
     Deviations: the paper takes the last weights of each training ("we never use early stopping"). Here, too, no
     training stops early, but of each the epoch with the least validation loss counts, and weights are averaged; with
     a rate that falls to zero both are close to the last ones, and safer where the data are few. Simulated pictures
-    serve the general model and, those of bacteria and filaments, the Omnipose branch. Noisy images are not removed; `cellweave data audit` lists them for a person.
+    serve the general model and, those of bacteria and filaments, the Omnipose branch. Noisy images are not removed;
+    `cellweave data audit` lists them for a person.
     """
     if not is_shown():
         with console_progress():
