@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from cellweave.core.assignment import assign
 from cellweave.core.errors import InputError
 from cellweave.metrics.overlap import Indices, Overlap, overlap
 
@@ -123,7 +122,7 @@ def check_threshold(iou: float) -> float:
 def match_overlap(found: Overlap, iou: float) -> Match:
     """`match` on an overlap table, which many thresholds can share."""
     pairs = np.flatnonzero(found.ious >= iou)
-    pairs = pairs[_assign(found.rows[pairs], found.columns[pairs], found.ious[pairs])]
+    pairs = pairs[assign(found.rows[pairs], found.columns[pairs], found.ious[pairs])]
     return Match(
         iou=iou,
         tp=len(pairs),
@@ -134,36 +133,3 @@ def match_overlap(found: Overlap, iou: float) -> Match:
         predicted_ids=found.predicted_ids[found.columns[pairs]],
         ious=found.ious[pairs],
     )
-
-
-def _assign(rows: Indices, columns: Indices, ious: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of the allowed pairs to take: most pairs, then the highest sum of IoU, one to one.
-
-    Above IoU 0.5 no object has two partners, and every pair is taken at once. What competes (ties at exactly
-    0.5, lower thresholds) goes to a sparse assignment, in which each row may also stay alone for a cost that
-    is higher than that of any pair.
-    """
-    chosen = np.asarray((np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1))
-    rest = np.flatnonzero(~chosen)
-    if not len(rest):
-        return chosen
-    n, row = _renumber(rows[rest])
-    m, column = _renumber(columns[rest])
-    pair_cost = 1 - ious[rest] / (2 * n)  # n pairs gain less than one pair by all their IoU
-    costs = csr_array(
-        (
-            np.concatenate([pair_cost, np.full(n, 2.0)]),
-            (np.concatenate([row, np.arange(n)]), np.concatenate([column, m + np.arange(n)])),
-        ),
-        shape=(n, m + n),
-    )
-    partner = np.empty(n, np.int64)
-    taken_rows, taken_columns = min_weight_full_bipartite_matching(costs)
-    partner[taken_rows] = taken_columns
-    chosen[rest] = partner[row] == column
-    return chosen
-
-
-def _renumber(indices: Indices) -> tuple[int, Indices]:
-    values, places = np.unique(indices, return_inverse=True)
-    return len(values), places
