@@ -2,18 +2,22 @@
 
 from cellweave.io.labels import read_labels, write_labels
 from cellweave.io.overlay import render_overlay, write_overlay
+from cellweave.io.points import read_annotations, read_points, write_points
 from cellweave.io.reading import describe, read_image
 from cellweave.io.seg_npy import read_seg_npy
 from cellweave.io.table import read_table, write_table
 
 __all__ = [
     "describe",
+    "read_annotations",
     "read_image",
     "read_labels",
+    "read_points",
     "read_seg_npy",
     "read_table",
     "render_overlay",
     "write_labels",
     "write_overlay",
+    "write_points",
     "write_table",
 ]
