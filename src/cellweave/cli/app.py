@@ -242,11 +242,26 @@ def evaluate(
     predicted: Annotated[Path, typer.Argument(metavar="PRED", help="Label file, or folder of them.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Label file, or folder of them.")],
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json and evaluation.csv.")] = None,
+    points: Annotated[
+        bool, typer.Option("--points", help="PRED and TRUTH are points: CSV, Label Studio or COCO JSON, dot images.")
+    ] = False,
+    radius: Annotated[
+        float | None, typer.Option(help="With --points: largest distance in px of a match; 12 without it.")
+    ] = None,
 ) -> None:
-    """Compare label images with the truth: precision, recall, F1, AP, PQ at IoU 0.5 to 0.95, overlap, counts."""
-    from cellweave.cli.evaluate import run
+    """Compare label images with the truth: precision, recall, F1, AP, PQ at IoU 0.5 to 0.95, overlap, counts.
 
-    run(predicted, truth, out)
+    With --points, compare cell positions: precision, recall and F1 within --radius, MAE, RMSE and MAPE of the counts.
+    """
+    from cellweave.cli.evaluate import run, run_points
+    from cellweave.metrics.counting import RADIUS
+
+    if points:
+        run_points(predicted, truth, out, RADIUS if radius is None else radius)
+    elif radius is not None:
+        raise CellweaveError("--radius is for points; add --points")
+    else:
+        run(predicted, truth, out)
 
 
 @app.command()

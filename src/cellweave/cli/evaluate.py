@@ -1,7 +1,8 @@
-"""``cellweave evaluate``: label files against label files, paired by name."""
+"""``cellweave evaluate``: label files against label files, or points against points, paired by name."""
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 from rich.console import Console
@@ -9,9 +10,9 @@ from rich.console import Console
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
 from cellweave.core.progress import console_progress
-from cellweave.io import read_labels
-from cellweave.metrics import evaluate
-from cellweave.metrics.report import as_table, to_csv, to_json
+from cellweave.io import read_annotations, read_labels
+from cellweave.metrics import evaluate, evaluate_points
+from cellweave.metrics.report import as_table, points_table, to_csv, to_json
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".zarr")
 ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_seg")
@@ -39,16 +40,48 @@ def run(predicted: Path, truth: Path, out: Path | None) -> None:
         to_csv(result, folder / "evaluation.csv")
 
 
+def run_points(predicted: Path, truth: Path, out: Path | None, radius: float) -> None:
+    """As `run`, for files of points; debris counts on neither side.
+
+    Raises
+    ------
+    InputError
+        When an image has true points and no predicted ones; names the image.
+    """
+    found, expected = read_annotations(predicted), read_annotations(truth)
+    if len(found) == len(expected) == 1:
+        found = dict(zip(expected, found.values(), strict=True))
+    _check_partners(predicted, "points", found.keys(), expected.keys(), "_points")
+    if not expected:
+        raise InputError(f"{truth}: no image in it is annotated")
+    folder = make_output_folder(out) if out else None
+    names = sorted(expected)
+    result = evaluate_points(
+        [expected[name].centres.cells for name in names],
+        [found[name].centres.cells for name in names],
+        radius=radius,
+        names=names,
+    )
+    Console().print(points_table(result))
+    if folder:
+        to_json(result, folder / "evaluation.json")
+        to_csv(result, folder / "evaluation.csv")
+
+
+def _check_partners(path: Path, what: str, found: Set[str], expected: Set[str], endings: str) -> None:
+    missing = sorted(expected - found)
+    if missing:
+        raise InputError(
+            f"{path}: no {what} for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; "
+            f"names must agree up to {endings} and the suffix"
+        )
+
+
 def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
     if _is_file(predicted) and _is_file(truth):
         return [(predicted, truth)]
     found, expected = _by_key(predicted), _by_key(truth)
-    missing = sorted(expected.keys() - found.keys())
-    if missing:
-        raise InputError(
-            f"{predicted}: no labels for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; "
-            "names must agree up to _labels, _masks and the suffix"
-        )
+    _check_partners(predicted, "labels", found.keys(), expected.keys(), "_labels, _masks")
     return [(found[key], expected[key]) for key in sorted(expected)]
 
 

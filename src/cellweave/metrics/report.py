@@ -1,4 +1,4 @@
-"""An `Evaluation` on screen and on disk."""
+"""An `Evaluation` of labels or a `PointEvaluation` on screen and on disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import os
 from typing import TYPE_CHECKING
 
 from cellweave.core.files import atomic_path
+from cellweave.metrics.counting import PointEvaluation
 from cellweave.metrics.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+MAX_LINES = 20
 
-def to_json(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Write `Evaluation.to_dict` as JSON.
+
+def to_json(evaluation: Evaluation | PointEvaluation, path: str | os.PathLike[str]) -> None:
+    """Write `to_dict` of the evaluation as JSON.
 
     Raises
     ------
@@ -26,8 +29,8 @@ def to_json(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
         temporary.write_text(json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def to_csv(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
-    """Write `Evaluation.rows` as CSV: a line an image, then 'mean' and 'total'; empty where no figure is.
+def to_csv(evaluation: Evaluation | PointEvaluation, path: str | os.PathLike[str]) -> None:
+    """Write `rows` of the evaluation as CSV: a line an image, then the summaries; empty where no figure is.
 
     Raises
     ------
@@ -64,4 +67,28 @@ def as_table(evaluation: Evaluation) -> Table:
         if n > 1:
             cells.append(f"{mean[f'ap@{d.iou:g}']:.3f}")
         table.add_row(f"{d.iou:.2f}", *cells)
+    return table
+
+
+def points_table(evaluation: PointEvaluation) -> Table:
+    """Found against true points for the screen: a line an image (of many, only the total), count errors below."""
+    from rich.table import Table
+    from rich.text import Text
+
+    errors, n = evaluation.counts, len(evaluation.images)
+    mape = "none" if errors.mape is None else f"{100 * errors.mape:.1f} %"
+    table = Table(
+        title=f"{'1 image' if n == 1 else f'{n} images'}, points within {evaluation.radius:g} px",
+        caption=f"Counts: MAE {errors.mae:.2f}, RMSE {errors.rmse:.2f}, MAPE {mape}, bias {errors.bias:+.2f}.",
+    )
+    table.add_column("image")
+    for heading in ("true", "found", "precision", "recall", "F1", "distance, px"):
+        table.add_column(heading, justify="right")
+    shown = evaluation.images if n <= MAX_LINES else ()
+    for scores in (*shown, *([evaluation.total] if n > 1 else [])):
+        d = scores.detection
+        figures = [f"{figure:.3f}" for figure in (d.precision, d.recall, d.f1)]
+        table.add_row(
+            Text(scores.name), f"{scores.n_true:,}", f"{scores.n_predicted:,.6g}", *figures, f"{d.mean_distance:.2f}"
+        )
     return table
