@@ -117,14 +117,14 @@ HALF: dict[str, Any] = {"width": 0.5, "crop": 224, "batch_size": 8}
 LONG_CELLS = {"representation": "DistanceFlows", "simulated": 0.6, "recipes": LONG, "learning_rate": 0.01}
 """The rate is that of a training from scratch: the base has seen no such cells."""
 TRAININGS = {
-    GENERAL: Training(list, 2400, 2.6, settings=FULL | {"simulated": 0.4, "recipes": OTHERS}),
+    GENERAL: Training(list, 4200, 0.8, settings=FULL | {"simulated": 0.4, "recipes": OTHERS}),
     # A sixth of the steps of the general model each, as in the paper's Tables 2 and 3.
-    "grayscale": Training(partial(of_modality, kind="grayscale"), 400, 2.6, GENERAL, without_outlines, FULL),
-    "brightfield": Training(partial(of_modality, kind="brightfield"), 400, 2.6, GENERAL, without_outlines, FULL),
-    OMNIPOSE: Training(partial(of_modality, kind="grayscale"), 1200, 2.6, GENERAL, settings=FULL | LONG_CELLS),
-    "teacher": Training(labelled_part, 1800, 0.9, settings=HALF),
-    "labelled": Training(labelled_part, 300, 0.9, "teacher", settings=HALF),
-    "self_trained": Training(labelled_part, 300, 0.9, "teacher", outlines_hidden, HALF),
+    "grayscale": Training(partial(of_modality, kind="grayscale"), 700, 0.8, GENERAL, without_outlines, FULL),
+    "brightfield": Training(partial(of_modality, kind="brightfield"), 700, 0.8, GENERAL, without_outlines, FULL),
+    OMNIPOSE: Training(partial(of_modality, kind="grayscale"), 1800, 0.8, GENERAL, settings=FULL | LONG_CELLS),
+    "teacher": Training(labelled_part, 3600, 0.3, settings=HALF),
+    "labelled": Training(labelled_part, 600, 0.3, "teacher", settings=HALF),
+    "self_trained": Training(labelled_part, 600, 0.3, "teacher", outlines_hidden, HALF),
 }
 BRANCHES = (GENERAL, "grayscale", "brightfield", OMNIPOSE)
 

@@ -1,0 +1,194 @@
+"""The benchmark of the Cell Segmenter: the published path, what is drawn, choices between branches, its trainings."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from cellweave.core.image import Image
+from cellweave.representations import WatershedEnergy
+from cellweave.representations.boxes import non_maximum_suppression
+from cellweave.train import Example
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+
+
+@pytest.fixture
+def floods() -> ModuleType:
+    import _floods
+
+    return _floods
+
+
+@pytest.fixture
+def trainings() -> ModuleType:
+    import _cell_segmenter_trainings
+
+    return _cell_segmenter_trainings
+
+
+@pytest.fixture
+def figures() -> ModuleType:
+    import cell_segmenter
+
+    return cell_segmenter
+
+
+def test_the_name_has_a_dash() -> None:
+    import record
+
+    assert "cell-segmenter" in record.benchmarks()
+
+
+def test_the_published_path_gives_the_same_cells(floods: ModuleType) -> None:
+    from foundation import drawn_cells
+
+    maps = floods.noisy_maps(drawn_cells(256))
+    steps = WatershedEnergy().decode_steps(maps)
+    assert len(steps.boxes) > 2 * steps.labels.max() > 60
+    found = floods.published(steps.boxes, steps.scores, maps[0], maps[1])
+    assert found.max() == steps.labels.max()
+    assert floods.agreement(found, steps.labels) > 0.999
+
+
+def test_boxes_are_dropped_as_by_the_exact_suppression(floods: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 300, (500, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 60, (500, 2))], axis=1).astype(np.float32)
+    scores = rng.random(500).astype(np.float32)
+    ours = non_maximum_suppression(boxes, scores, iou=0.3)
+    theirs = floods.suppress(torch.from_numpy(boxes), torch.from_numpy(scores), 0.3)
+    assert theirs.tolist() == ours.tolist()
+    monkeypatch.setattr(floods, "MANY_BOXES", 100)
+    monkeypatch.setattr(floods, "PATCH", 64)
+    in_patches = floods.suppress(torch.from_numpy(boxes), torch.from_numpy(scores), 0.3).tolist()
+    assert set(in_patches) <= set(range(500))
+    assert in_patches == sorted(in_patches, key=lambda k: -scores[k])
+    assert abs(len(in_patches) - len(ours)) < 0.2 * len(ours)
+    assert floods.suppress(torch.zeros(0, 4), torch.zeros(0), 0.3).tolist() == []
+
+
+def test_agreement_is_the_share_of_pixels_in_paired_objects(floods: ModuleType) -> None:
+    a = np.zeros((4, 10), np.int32)
+    a[:, :4], a[:, 6:] = 1, 2
+    b = np.where(a > 0, 3 - a, 0).astype(np.int32)
+    assert floods.agreement(a, b) == 1
+    b[:, 3] = 0
+    assert floods.agreement(a, b) == pytest.approx(28 / 32)
+    assert floods.agreement(np.zeros_like(a), np.zeros_like(a)) == 1
+
+
+def test_ranks_are_distinct_and_in_order(floods: ModuleType) -> None:
+    values = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
+    ranks = floods.ranks(values)
+    assert sorted(ranks.ravel()) == list(range(63))
+    assert (np.argsort(values.ravel()) == np.argsort(ranks.ravel())).all()
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 45])
+def test_rods_touch_and_have_the_same_size(floods: ModuleType, degrees: float) -> None:
+    labels = floods.rods(400, np.deg2rad(degrees))
+    areas = np.bincount(labels.ravel())[1:]
+    assert labels.max() > 40
+    assert np.abs(areas / 810 - 1).max() < 0.08  # a tilted line of pixels more or less
+    assert not np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]).any()
+    right, left = labels[:, 1:], labels[:, :-1]
+    assert ((right > 0) & (left > 0) & (right != left)).sum() > 1000
+
+
+def test_the_estimator_is_right_where_it_takes_the_better_branch(figures: ModuleType) -> None:
+    from cellweave.predict.quality import choose_branch
+
+    rng = np.random.default_rng(0)
+    quality = rng.uniform(0.6, 1, (2, 200))
+    f1 = rng.random((2, 200))
+    found = figures.Compared(np.ones(200, bool), f1, quality)
+    taken = [choose_branch(a, b) == "omnipose" for a, b in quality.T]
+    assert found.omnipose().tolist() == taken
+    assert 0 < np.mean(taken) < 1
+    expected = [b if omnipose else a for (a, b), omnipose in zip(f1.T, taken, strict=True)]
+    assert found.chosen_f1().tolist() == expected
+    assert found.right(0).tolist() == [(b > a) == omnipose for (a, b), omnipose in zip(f1.T, taken, strict=True)]
+    assert found.right(1.1).all()
+    assert (found.chosen_f1(0.0, 1.0) == f1[0]).all()
+    assert (found.chosen_f1(1.1, 1.0) == f1[1]).all()
+
+
+def test_long_cells_are_drawn_like_nothing_that_is_trained_on(figures: ModuleType) -> None:
+    from cellweave.simulate import RECIPES
+
+    for name, recipe in figures.long_cells().items():
+        assert recipe not in RECIPES.values(), name
+        assert min(shape.elongation[1] for shape in recipe.shapes) >= 7
+
+
+def test_settings_make_sense_and_bases_come_first(trainings: ModuleType) -> None:
+    known: list[str] = []
+    for name, training in trainings.TRAININGS.items():
+        assert not training.base or training.base in known
+        batch = training.settings["batch_size"]
+        config = trainings.config_of(name, [None] * 100 * batch)
+        assert config.crop % 32 == 0
+        assert config.epochs == training.steps // 100
+        known.append(name)
+    assert trainings.TRAININGS["labelled"].steps == trainings.TRAININGS["self_trained"].steps
+    assert set(trainings.LONG).isdisjoint(trainings.OTHERS)
+
+
+def test_a_third_of_every_kind_is_labelled(trainings: ModuleType) -> None:
+    one = blobs(0)
+    members = [Example(str(k), one.image, one.labels, group) for k, group in enumerate("aaaabbbbbbbc")]
+    assert [e.name for e in trainings.labelled_part(members)] == ["0", "3", "4", "7", "10", "11"]
+
+
+def test_self_training_learns_from_what_its_base_finds(
+    trainings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image as Pillow
+
+    from cell_segmenters import branch
+
+    for k in range(3):
+        Pillow.fromarray(blobs(k).image.data[0]).save(tmp_path / f"{k}.png")
+    small = {"crop": 32, "batch_size": 2}
+    plan = {
+        "teacher": trainings.Training(list, 8, 1.0, settings=small),
+        "student": trainings.Training(
+            list, 8, 1.0, "teacher", lambda: [tmp_path / f"{k}.png" for k in range(3)], small
+        ),
+    }
+    monkeypatch.setattr(trainings, "TRAININGS", plan)
+    monkeypatch.setattr(trainings, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(trainings, "clean_examples", lambda: [blobs(0), blobs(1)])
+    monkeypatch.setattr(trainings, "pseudo_labels", partial(trainings.pseudo_labels, min_confidence=0.0))
+    branch(0).save(tmp_path / "runs" / "teacher" / "model")
+    given: list[list[Example]] = []
+
+    def noted(examples: list[Example], *rest: object, **options: object) -> object:
+        given.append(examples)
+        return run_stage(examples, *rest, **options)
+
+    run_stage = trainings.run_stage
+    monkeypatch.setattr(trainings, "run_stage", noted)
+    model = trainings.trained("student", "cpu")
+    assert {e.group for e in given[0]} == {"", "pseudo"}
+    assert trainings.is_done("student")
+    assert trainings.trained("student", "cpu").hash == model.hash
+    assert len(given) == 1
+
+
+def blobs(seed: int) -> Example:
+    """A gray picture of 16 squares."""
+    labels = np.kron(np.arange(1, 17, dtype=np.int32).reshape(4, 4), np.pad(np.ones((10, 10), np.int32), 3))
+    pixels = 40 + 150 * (labels > 0) + np.random.default_rng(seed).integers(0, 30, labels.shape)
+    return Example(f"blobs {seed}", Image.from_array(pixels.astype(np.uint8)), labels.astype(np.int32))
