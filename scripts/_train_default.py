@@ -150,6 +150,12 @@ def model_card(facts: list[dict[str, Any]]) -> dict[str, Any]:
             "Kinds of image": "electron microscopy; colonies and organoids as one object",
             "Data without a licence that allows it": "dense_tcell_if and every set with points instead of outlines",
         },
+        "Known failures": {
+            "Dense bacteria": "some touching or crossing cells in phase contrast are merged or missed",
+            "Round bacteria": "in phase contrast a pair or a cluster, with its halo, can become one object",
+            "Several sizes in one image": "cells much larger than most are cut or missed",
+            "Organelles": "a channel of mitochondria or vesicles is not seen as whole cells",
+        },
         "Known limits": {
             "Simulated kinds": "no figure here tells how good it is on real images of them; look at the overlay",
             "Second channel": "only simulated pictures had a separate nucleus channel",

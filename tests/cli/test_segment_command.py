@@ -629,10 +629,10 @@ def test_decoding_options_are_those_of_all_branches(
     run_cli: Run, images: Path, tmp_path: Path, system_folder: Path
 ) -> None:
     done = run_cli(
-        "segment", images, "--out", tmp_path / "out", "--model", system_folder, "--probability-threshold", "0.3"
+        "segment", images, "--out", tmp_path / "out", "--model", system_folder, "--flow-threshold", "0.3"
     )
     assert done.status == 1
-    assert re.search(r"--probability-threshold does not apply to the model branch \d.*WatershedEnergy", done.err)
+    assert re.search(r"--flow-threshold does not apply to the model branch \d.*WatershedEnergy", done.err)
 
 
 def test_a_damaged_branch_is_told(run_cli: Run, images: Path, tmp_path: Path, system_folder: Path) -> None:
