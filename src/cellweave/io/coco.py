@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cellweave.core.errors import ReadError
-from cellweave.io.marks import Marks
+from cellweave.io.marks import Marks, picture_name
 
 NAME = "COCO"
 
@@ -23,7 +23,8 @@ def find(path: Path, data: Any) -> tuple[list[Marks], list[str]]:
     """The marks of every image.
 
     Keypoints are pixel positions, boxes and polygons have their origin at the corner of the first pixel, as the format
-    says. Every keypoint with visibility 1 or 2 is a point with the name of its category.
+    says. Every keypoint with visibility 1 or 2 is a point; its class is the name of the category or, where that has
+    several keypoints, the name of the keypoint.
 
     Raises
     ------
@@ -31,8 +32,10 @@ def find(path: Path, data: Any) -> tuple[list[Marks], list[str]]:
         Names the file, the annotation and what is wrong with it.
     """
     try:
-        images = {image["id"]: _empty(path, image) for image in data["images"]}
-        names = {category["id"]: str(category["name"]) for category in data.get("categories", [])}
+        uploaded = dict(data.get("info") or {}).get("contributor") == "Label Studio"
+        images = {image["id"]: _empty(path, image, uploaded) for image in data["images"]}
+        categories = {category["id"]: category for category in data.get("categories", [])}
+        names = {key: [str(c["name"]), *map(str, c.get("keypoints") or [])] for key, c in categories.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ReadError(
             f"{path}: an entry of 'images' or 'categories' is incomplete ({error!r}); images need id and file_name, "
@@ -46,8 +49,9 @@ def find(path: Path, data: Any) -> tuple[list[Marks], list[str]]:
             if image not in images:
                 raise ReadError(f"{where}: is of the image {image}, which is not in 'images'; export it again")
             category = annotation.get("category_id")
-            name = names.get(category, "" if category is None else str(category))
-            read, unseen = _add(images[image], annotation, name)
+            read, unseen = _add(
+                images[image], annotation, names.get(category, ["" if category is None else str(category)])
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ReadError(f"{where}: is incomplete or of another form ({error!r}); export it again") from error
         hidden[image] += unseen
@@ -61,19 +65,24 @@ def find(path: Path, data: Any) -> tuple[list[Marks], list[str]]:
     return list(images.values()), []
 
 
-def _empty(path: Path, image: dict[str, Any]) -> Marks:
+def _empty(path: Path, image: dict[str, Any], uploaded: bool) -> Marks:
     shape = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
-    return Marks(path, Path(str(image["file_name"]).replace("\\", "/")).stem, shape)
+    return Marks(path, picture_name(str(image["file_name"]), uploaded=uploaded), shape)
 
 
-def _add(marks: Marks, annotation: dict[str, Any], name: str) -> tuple[bool, int]:
-    """Whether something was read of an annotation, and how many of its keypoints have no position."""
+def _add(marks: Marks, annotation: dict[str, Any], names: list[str]) -> tuple[bool, int]:
+    """Whether something was read of an annotation, and how many of its keypoints have no position.
+
+    `names` are those of the category and of its keypoints.
+    """
+    name, *parts = names
     score = annotation.get("score")
     confidence = None if score is None else float(score)
     points = annotation.get("points") or ([annotation["point"]] if annotation.get("point") else [])
     triples = [(x, y, 2.0) for x, y in points] or _triples(annotation.get("keypoints") or [])
-    seen = [(x, y) for x, y, visibility in triples if visibility]
-    marks.points += [(float(y), float(x), name, confidence) for x, y in seen]
+    classes = parts if len(parts) == len(triples) > 1 else [name] * len(triples)
+    seen = [(float(y), float(x), kind, confidence) for (x, y, v), kind in zip(triples, classes, strict=True) if v]
+    marks.points += seen
     segmentation = annotation.get("segmentation")
     outlines = [s for s in segmentation if len(s) >= 6] if isinstance(segmentation, list) else []
     if triples:

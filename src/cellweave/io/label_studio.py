@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import ReadError
 from cellweave.core.points import Shape
-from cellweave.io.marks import Marks
+from cellweave.io.marks import Marks, picture_name
 
 NAME = "Label Studio"
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 _PICTURE = re.compile(r"\.(png|jpe?g|tiff?|bmp|gif|webp|npy|zarr)$", re.IGNORECASE)
 _KINDS = ("keypoint", "rectangle", "polygon", "brush")
 
@@ -93,10 +92,7 @@ def _image_name(task: dict[str, Any], where: str) -> str:
     if not texts:
         raise ReadError(f"{where}: does not say which image it is about; export it with its data (JSON, not JSON-MIN)")
     text = unquote(texts[0].split("?d=")[-1].split("?")[0])
-    name = text.replace("\\", "/").rsplit("/", 1)[-1]
-    if "/upload/" in text or name == task.get("file_upload"):
-        name = _UPLOAD.sub("", name)
-    return Path(name).stem
+    return picture_name(text, uploaded=text == task.get("file_upload"))
 
 
 def _marks(path: Path, where: str, image: str, person: str, results: list[Any]) -> Marks:

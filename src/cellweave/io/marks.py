@@ -34,6 +34,8 @@ KNOWN = {
 }
 """Class names that need no mapping; case, punctuation and spaces around do not matter."""
 
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
+
 
 @dataclass
 class Marks:
@@ -69,6 +71,12 @@ class Rules:
     def table(self) -> dict[str, str]:
         """Plain name of a class in the file -> our name."""
         return KNOWN | {plain(name): ours for name, ours in (self.classes or {}).items()}
+
+
+def picture_name(text: str, *, uploaded: bool) -> str:
+    """Name of an image without folder and suffix and, if `uploaded`, without the digits Label Studio puts before it."""
+    name = text.replace("\\", "/").rsplit("/", 1)[-1]
+    return Path(_UPLOAD.sub("", name) if uploaded or "/upload/" in text else name).stem
 
 
 def plain(name: str) -> str:
@@ -219,7 +227,8 @@ def _first_of_each(positions: Positions, names: Names, kept: NDArray[np.bool_], 
     kept = kept.copy()
     if kept.sum() < 2:
         return kept
-    pairs = cKDTree(positions).query_pairs(radius, output_type="ndarray")
+    place = np.flatnonzero(kept)
+    pairs = place[cKDTree(positions[place]).query_pairs(radius, output_type="ndarray")]
     ground = names == BACKGROUND
     for j, i in sorted((max(pair), min(pair)) for pair in pairs.tolist()):
         if kept[i] and kept[j] and ground[i] == ground[j]:
