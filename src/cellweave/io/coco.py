@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cellweave.core.errors import ReadError
-from cellweave.io.marks import Marks, picture_name
+from cellweave.io.marks import Marks, picture_name, size_of
 
 NAME = "COCO"
 
@@ -36,7 +36,7 @@ def find(path: Path, data: Any) -> tuple[list[Marks], list[str]]:
         images = {image["id"]: _empty(path, image, uploaded) for image in data["images"]}
         categories = {category["id"]: category for category in data.get("categories", [])}
         names = {key: [str(c["name"]), *map(str, c.get("keypoints") or [])] for key, c in categories.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ReadError(
             f"{path}: an entry of 'images' or 'categories' is incomplete ({error!r}); images need id and file_name, "
             "categories id and name"
@@ -66,7 +66,7 @@ def find(path: Path, data: Any) -> tuple[list[Marks], list[str]]:
 
 
 def _empty(path: Path, image: dict[str, Any], uploaded: bool) -> Marks:
-    shape = (int(image["height"]), int(image["width"])) if image.get("height") and image.get("width") else None
+    shape = size_of(image["height"], image["width"]) if image.get("height") and image.get("width") else None
     return Marks(path, picture_name(str(image["file_name"]), uploaded=uploaded), shape)
 
 

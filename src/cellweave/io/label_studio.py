@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import ReadError
 from cellweave.core.points import Shape
-from cellweave.io.marks import Marks, picture_name
+from cellweave.io.marks import Marks, picture_name, size_of
 
 NAME = "Label Studio"
 _PICTURE = re.compile(r"\.(png|jpe?g|tiff?|bmp|gif|webp|npy|zarr)$", re.IGNORECASE)
@@ -100,16 +100,16 @@ def _marks(path: Path, where: str, image: str, person: str, results: list[Any]) 
     others = Counter[str]()
     for result in results:
         value = result.get("value")
-        kind = next((k for k in _KINDS if isinstance(value, dict) and _is(k, value, result)), None)
-        if kind is None or not isinstance(value, dict):
+        kind = _kind(value, result) if isinstance(value, dict) else None
+        if kind is None:
             others[str(result.get("type", "unknown"))] += 1
             continue
         try:
-            shape = (int(result["original_height"]), int(result["original_width"]))
+            shape = size_of(result["original_height"], result["original_width"])
             _add(marks, kind, value, shape)
         except ReadError as error:
             raise ReadError(f"{where}: region {result.get('id', '?')}: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ReadError(
                 f"{where}: region {result.get('id', '?')} ({kind}) is incomplete ({error!r}); export the project again"
             ) from error
@@ -127,8 +127,9 @@ def _marks(path: Path, where: str, image: str, person: str, results: list[Any]) 
     return marks
 
 
-def _is(kind: str, value: dict[str, Any], result: dict[str, Any]) -> bool:
-    return f"{kind}labels" in value or result.get("type") in (kind, f"{kind}labels")
+def _kind(value: dict[str, Any], result: dict[str, Any]) -> str | None:
+    by_label = (kind for kind in _KINDS if f"{kind}labels" in value)
+    return next(by_label, result.get("type") if result.get("type") in _KINDS else None)
 
 
 def _add(marks: Marks, kind: str, value: dict[str, Any], shape: Shape) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,14 @@ def picture_name(text: str, *, uploaded: bool) -> str:
     """Name of an image without folder and suffix and, if `uploaded`, without the digits Label Studio puts before it."""
     name = text.replace("\\", "/").rsplit("/", 1)[-1]
     return Path(_UPLOAD.sub("", name) if uploaded or "/upload/" in text else name).stem
+
+
+def size_of(height: Any, width: Any) -> Shape:
+    """(height, width) of an image as a file tells it; ValueError or TypeError where that cannot be."""
+    shape = int(height), int(width)
+    if not all(0 < n < 2**31 for n in shape):
+        raise ValueError(f"an image of {shape[0]} x {shape[1]} px")
+    return shape
 
 
 def plain(name: str) -> str:
@@ -209,7 +218,7 @@ def _by_person(marks: Sequence[Marks]) -> list[Marks]:
 def _within(positions: Positions, shape: Shape | None) -> tuple[Positions, NDArray[np.bool_]]:
     """Positions, those on the far edge (100 %) moved to the last pixel; and which lie in the image."""
     if shape is None:
-        return positions, np.asarray((positions >= -0.5).all(axis=1))
+        return positions, np.asarray(((positions >= -0.5) & np.isfinite(positions)).all(axis=1))
     far = np.asarray(shape) - 0.5
     positions = np.where((positions >= far) & (positions <= far + 1e-6), np.nextafter(far, 0), positions)
     positions = np.where((positions < -0.5) & (positions >= -0.5 - 1e-6), -0.5, positions)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cellweave.core.errors import InputError, ReadError
+from cellweave.core.errors import CellweaveError, InputError, ReadError
 from cellweave.core.files import atomic_path
 from cellweave.core.points import Annotation, Points, Shape
 from cellweave.io import coco, dots, label_studio
@@ -68,15 +68,24 @@ def read_points(
         When the file cannot be read, is about other or several images, or about an image of another size.
     """
     rules = _rules(classes, same_within, agree_within)
-    found = _annotations([Path(path)], rules, shape)
+    found = _by_image([Path(path)], rules)
     key = Path(image).stem if image and image not in found else image
     if key is None and len(found) == 1:
         key = next(iter(found))
-    if key not in found:
+    if key is None or key not in found:
         names = ", ".join(sorted(found)[:10]) or "none"
         which = f"has no points of the image '{image}'" if image else f"is about {len(found)} images"
         raise ReadError(f"{path}: {which}; choose with image=NAME out of: {names}")
-    return found[key].centres
+    marks = found[key]
+    if shape is not None:
+        for m in marks:
+            if m.shape not in (None, shape):
+                raise ReadError(
+                    f"{path}: image {key}: was annotated at {m.shape[0]} x {m.shape[1]} px (height x width), the image "
+                    f"given has {shape[0]} x {shape[1]}; give the image that was annotated"
+                )
+            m.shape = shape
+    return _annotate(marks, rules).centres
 
 
 def read_annotations(
@@ -128,7 +137,8 @@ def read_annotations(
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = [file for path in given for file in _files(Path(path))]
-    return _annotations(files, _rules(classes, same_within, agree_within), None)
+    rules = _rules(classes, same_within, agree_within)
+    return {name: _annotate(marks, rules) for name, marks in _by_image(files, rules).items()}
 
 
 def _rules(classes: Mapping[str, str] | None, same_within: float, agree_within: float) -> Rules:
@@ -148,7 +158,7 @@ def _files(path: Path) -> list[Path]:
     return marked
 
 
-def _annotations(files: list[Path], rules: Rules, shape: Shape | None) -> dict[str, Annotation]:
+def _by_image(files: list[Path], rules: Rules) -> dict[str, list[Marks]]:
     by_image: dict[str, list[Marks]] = defaultdict(list)
     for file in files:
         marks, notes = _find(file, rules)
@@ -156,15 +166,14 @@ def _annotations(files: list[Path], rules: Rules, shape: Shape | None) -> dict[s
             by_image[m.image].append(m)
         for note in notes:
             log.warning("%s", note)
-    found: dict[str, Annotation] = {}
-    for name, marks in by_image.items():
-        if shape is not None:
-            marks = [Marks(marks[0].source, name, shape, marks[0].annotator), *marks]
-        found[name] = annotate(marks, rules)
-        report = found[name].report
-        if not report.clean or report.notes:
-            log.warning("%s", report)
-    return found
+    return dict(by_image)
+
+
+def _annotate(marks: list[Marks], rules: Rules) -> Annotation:
+    annotation = annotate(marks, rules)
+    if not annotation.report.clean or annotation.report.notes:
+        log.warning("%s", annotation.report)
+    return annotation
 
 
 def _find(path: Path, rules: Rules) -> tuple[list[Marks], list[str]]:
@@ -196,10 +205,15 @@ def _find_json(path: Path) -> tuple[list[Marks], list[str]]:
         raise ReadError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{path}: is no valid JSON ({error}); export it again") from error
-    if label_studio.recognises(data):
-        return label_studio.find(path, data)
-    if coco.recognises(data):
-        return coco.find(path, data)
+    try:
+        if label_studio.recognises(data):
+            return label_studio.find(path, data)
+        if coco.recognises(data):
+            return coco.find(path, data)
+    except CellweaveError:
+        raise
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ReadError(f"{path}: an entry is not of the form it should have ({error!r}); export it again") from error
     raise ReadError(
         f"{path}: is neither a Label Studio export (a list of tasks with data and annotations) nor COCO (images, "
         "annotations, categories); export it as one of them, or as CSV"
