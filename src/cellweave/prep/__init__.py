@@ -1,7 +1,20 @@
 """From the file's pixels to what a net expects: channels, intensities, size. Arrays in, arrays out."""
 
 from cellweave.prep.channels import Channels
+from cellweave.prep.cidre import cidre
+from cellweave.prep.clahe import clahe
+from cellweave.prep.flatfield import FlatField, corrected, estimate_field, reference_field
 from cellweave.prep.normalise import Normalisation
 from cellweave.prep.rescale import Resampling
 
-__all__ = ["Channels", "Normalisation", "Resampling"]
+__all__ = [
+    "Channels",
+    "FlatField",
+    "Normalisation",
+    "Resampling",
+    "cidre",
+    "clahe",
+    "corrected",
+    "estimate_field",
+    "reference_field",
+]
