@@ -628,9 +628,7 @@ def test_an_unused_diameter_is_told_once(run_cli: Run, images: Path, tmp_path: P
 def test_decoding_options_are_those_of_all_branches(
     run_cli: Run, images: Path, tmp_path: Path, system_folder: Path
 ) -> None:
-    done = run_cli(
-        "segment", images, "--out", tmp_path / "out", "--model", system_folder, "--flow-threshold", "0.3"
-    )
+    done = run_cli("segment", images, "--out", tmp_path / "out", "--model", system_folder, "--flow-threshold", "0.3")
     assert done.status == 1
     assert re.search(r"--flow-threshold does not apply to the model branch \d.*WatershedEnergy", done.err)
 
