@@ -61,13 +61,16 @@ def test_describing_reads_no_pixels() -> None:
 def test_public_names() -> None:
     assert cellweave.io.__all__ == [
         "describe",
+        "read_annotations",
         "read_image",
         "read_labels",
+        "read_points",
         "read_seg_npy",
         "read_table",
         "render_overlay",
         "write_labels",
         "write_overlay",
+        "write_points",
         "write_table",
     ]
 

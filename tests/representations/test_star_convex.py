@@ -344,7 +344,7 @@ def test_a_picture_without_cells_has_a_loss() -> None:
 class Disks(torch.nn.Module):
     """Where the picture is bright there is the middle of a cell whose radius is 8 px."""
 
-    in_channels, out_maps, widths, stride, radius = 2, 9, (1,), 2, 0
+    in_channels, out_maps, widths, stride, radius, tile = 2, 9, (1,), 2, 0, 2048
 
     def forward(self, x: torch.Tensor) -> NetOutput:
         maps = torch.cat([20 * x[:, :1] - 10, torch.full_like(x[:, :1], 0.8).expand(-1, 8, -1, -1)], dim=1)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def test_a_worker_that_is_killed_is_told(order: Order) -> None:
 
 
 def test_an_error_in_a_worker_is_told_with_its_reason(order: Order) -> None:
-    broken = Order(order.seed, ("no such recipe",), order.diameter, order.normalisation, order.representation)
+    broken = replace(order, recipes=("no such recipe",))
     with Workers(broken, 1) as workers, pytest.raises(CellweaveError, match=r"ended at picture 0: KeyError: 'no such"):
         workers.block(0)
 

@@ -55,7 +55,8 @@ class DistanceFlows(Representation):
     distance map. Deviations from Cutler et al.: see `smooth_distance`; gradients shorter than 1/2, on middle lines,
     keep their proportion (a flow is the gradient over its length or 1/2, whichever is larger), since their direction
     says little; path ends are clustered on a grid of half pixels, within sqrt(5) / 2 px; paths have few steps, enough
-    to part neighbours; clusters that touch without a border, as at the neck of a cell, are joined;
+    to part neighbours; clusters that touch without a border, as at the neck of a cell, are joined, and so may cells be
+    that touch at one pair of pixels only;
     Omnipose's package counts pixels with one of eight neighbours outside to the boundary.
     """
 
