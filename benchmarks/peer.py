@@ -62,6 +62,12 @@ OMNIPOSE = Peer(
     ((TORCH,), _listed("requirements-omnipose.txt")),
     "_omnipose_side.py",
 )
+BASIC = Peer(
+    "CELLWEAVE_BASIC_PYTHON",
+    REPOSITORY / ".venv-basic",
+    ((TORCH,), _listed("requirements-basic.txt")),
+    "_basic_side.py",
+)
 
 
 def find_peer(peer: Peer = CELLPOSE) -> Path | None:
