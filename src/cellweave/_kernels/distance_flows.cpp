@@ -1,7 +1,7 @@
 // A smooth distance field in each object, its gradient, and cells from where pixels go along it (Cutler et al. 2022).
 #include <cmath>
 
-#include "parallel.hpp"
+#include "flows.hpp"
 
 namespace cellweave {
 
@@ -140,28 +140,15 @@ void distance_maps(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, arra
 }
 
 // Maps of a picture as `decode` sees them.
-struct FlowMaps {
-  const float *dy, *dx, *probability, *boundary;
-  float threshold;
-  int64_t height, width;
+struct FlowMaps : FlowField {
+  const float* boundary;
 
   FlowMaps(const array_in<float, 3>& maps, float threshold)
-      : dy(maps.data()), threshold(threshold), height(maps.shape(1)), width(maps.shape(2)) {
-    dx = dy + size(), probability = dx + size(), boundary = probability + size();
-  }
-  int64_t size() const { return height * width; }
-  bool inside(int64_t i) const { return probability[i] > threshold; }
+      : FlowField(maps, threshold), boundary(probability + size()) {}
 
-  // Bilinear interpolation of the flow at (y, x) within the image, at most 1 px long; outside cells it is zero.
+  // The flow at (y, x), at most 1 px long.
   void sample(float y, float x, float& sy, float& sx) const {
-    const int64_t top = static_cast<int64_t>(y), left = static_cast<int64_t>(x);
-    const int64_t bottom = std::min(top + 1, height - 1), right = std::min(left + 1, width - 1);
-    const float fy = y - top, fx = x - left;
-    const int64_t corner[4] = {top * width + left, top * width + right, bottom * width + left, bottom * width + right};
-    const float weight[4] = {(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx};
-    sy = sx = 0;
-    for (int k = 0; k < 4; ++k)
-      if (inside(corner[k])) sy += weight[k] * dy[corner[k]], sx += weight[k] * dx[corner[k]];
+    FlowField::sample(y, x, sy, sx);
     const float length = std::sqrt(sy * sy + sx * sx);
     if (!(length < 1e30f)) sy = sx = 0;  // no direction
     if (length > 1) sy /= length, sx /= length;

@@ -1,29 +1,9 @@
 // Pixels follow the flows to the middle of their cell; end points that pile up are cells.
 #include <cmath>
 
-#include "parallel.hpp"
+#include "flows.hpp"
 
 namespace cellweave {
-
-struct Field {
-  const float *dy, *dx, *probability;
-  float threshold;
-  int64_t height, width;
-
-  bool inside(int64_t i) const { return probability[i] > threshold; }
-
-  // Bilinear interpolation of the flow at (y, x) within the image; the flow outside cells is zero.
-  void sample(float y, float x, float& sy, float& sx) const {
-    const int64_t top = static_cast<int64_t>(y), left = static_cast<int64_t>(x);
-    const int64_t bottom = std::min(top + 1, height - 1), right = std::min(left + 1, width - 1);
-    const float fy = y - top, fx = x - left;
-    const int64_t corner[4] = {top * width + left, top * width + right, bottom * width + left, bottom * width + right};
-    const float weight[4] = {(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx};
-    sy = sx = 0;
-    for (int k = 0; k < 4; ++k)
-      if (inside(corner[k])) sy += weight[k] * dy[corner[k]], sx += weight[k] * dx[corner[k]];
-  }
-};
 
 // A pixel is followed until it has left its neighbourhood and stands on another pixel of a cell: from there on it shares
 // that pixel's path. Paths that never leave end where they rest, or after `steps`.
@@ -33,7 +13,7 @@ constexpr float kRest2 = 1e-6f;
 // Next pixel on the path of pixel i (>= 0), or -1 - (pixel where its path ends). Near a sink steps swing from side to
 // side: the end is the middle of the last step. Sinks of symmetric cells lie on a pixel or half way between two, so the
 // end belongs to the pixel whose span of -3/4..1/4 px holds it: neither kind of sink is near a limit.
-static int64_t follow(const Field& f, int64_t i, int steps) {
+static int64_t follow(const FlowField& f, int64_t i, int steps) {
   const float y0 = static_cast<float>(i / f.width), x0 = static_cast<float>(i % f.width);
   float y = y0, x = x0, last_y = y0, last_x = x0;
   for (int step = 0; step < steps; ++step) {
@@ -58,8 +38,8 @@ static int64_t follow(const Field& f, int64_t i, int steps) {
 void track(array_in<float, 3> maps, float threshold, int steps, array_out<int32_t, 2> ends, int threads) {
   require_length(maps, 0, 3), require_same_size(maps, 1, ends, 0);
   nb::gil_scoped_release release;
-  const int64_t height = maps.shape(1), width = maps.shape(2), size = height * width;
-  const Field field{maps.data(), maps.data() + size, maps.data() + 2 * size, threshold, height, width};
+  const FlowField field(maps, threshold);
+  const int64_t size = field.size();
   std::vector<int32_t> next(size);
   parallel_for(size, 1 << 14, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)

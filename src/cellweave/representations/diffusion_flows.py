@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cellweave import _kernels
@@ -15,9 +14,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
 from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
-
-FLOW_FACTOR = 5.0
-"""Flows are multiplied by this in the loss, to weigh as much as the cross-entropy (Cellpose, "U-net architecture")."""
+from cellweave.representations.flows import flow_loss, flow_maps, turned
 
 
 @dataclass(frozen=True)
@@ -88,21 +85,15 @@ class DiffusionFlows(Representation):
 
     def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
         """``|y01 - 5 flow|^2 + BCE(sigmoid(y2), inside)``, each a mean over pixels (challenge paper, Eq. 3)."""
-        outputs = output.maps.float()
-        flows = F.mse_loss(outputs[:, :2], FLOW_FACTOR * target[:, :2])
-        inside = F.binary_cross_entropy_with_logits(outputs[:, 2], target[:, 2])
-        return flows + inside
+        return flow_loss(output, target)
 
     def from_output(self, output: NetOutput) -> torch.Tensor:
         """Outputs (B, 3, Y, X): flows times 5 and a logit, to maps."""
-        outputs = output.maps.float()
-        return torch.cat([outputs[:, :2] / FLOW_FACTOR, torch.sigmoid(outputs[:, 2:])], dim=1)
+        return flow_maps(output)
 
     def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Turn the flow vectors by `matrix`; their length is kept."""
-        flows = torch.einsum("bij,bjyx->biyx", matrix.to(maps), maps[:, :2])
-        before, after = (torch.hypot(v[:, :1], v[:, 1:2]) for v in (maps, flows))
-        return torch.cat([flows * (before / after.clamp(min=1e-6)), maps[:, 2:]], dim=1)
+        return turned(maps, matrix)
 
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
         """Follow the flows of pixels above the threshold and number the places where they meet.

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cellweave import _kernels
@@ -15,9 +14,8 @@ from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
 from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
+from cellweave.representations.flows import flow_loss, flow_maps, turned
 
-FLOW_FACTOR = 5.0
-"""Flows are multiplied by this in the loss, to weigh as much as the cross-entropies (as in Cellpose and Omnipose)."""
 CORE = 3
 """Path ends within sqrt(5) / 2 px, itself one of them, that make an end the core of a cluster."""
 
@@ -86,22 +84,15 @@ class DistanceFlows(Representation):
 
         The terms that Cutler et al. add for the flow's divergence and paths are left out.
         """
-        outputs = output.maps.float()
-        flows = F.mse_loss(outputs[:, :2], FLOW_FACTOR * target[:, :2])
-        inside = F.binary_cross_entropy_with_logits(outputs[:, 2], target[:, 2])
-        boundary = F.binary_cross_entropy_with_logits(outputs[:, 3], target[:, 3])
-        return flows + inside + boundary
+        return flow_loss(output, target)
 
     def from_output(self, output: NetOutput) -> torch.Tensor:
         """Outputs (B, 4, Y, X): flows times 5 and two logits, to maps."""
-        outputs = output.maps.float()
-        return torch.cat([outputs[:, :2] / FLOW_FACTOR, torch.sigmoid(outputs[:, 2:])], dim=1)
+        return flow_maps(output)
 
     def transform(self, maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Turn the flow vectors by `matrix`; their length is kept."""
-        flows = torch.einsum("bij,bjyx->biyx", matrix.to(maps), maps[:, :2])
-        before, after = (torch.hypot(v[:, :1], v[:, 1:2]) for v in (maps, flows))
-        return torch.cat([flows * (before / after.clamp(min=1e-6)), maps[:, 2:]], dim=1)
+        return turned(maps, matrix)
 
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
         """Follow the flows of pixels above the threshold a few steps; pixels that end close to each other are a cell.
