@@ -32,7 +32,7 @@ class TrainConfig:
     net
         Net to build without `base`.
     width
-        Channels of that net as a share of its usual ones: 0.5 is about four times as fast.
+        Channels of that net as a share of its usual ones: with 0.5 it does about a quarter of the work.
     representation
         What the net predicts; None: as the base, else DiffusionFlows. Another one than the base's keeps all weights of
         the base but those of the last layers, where the numbers of maps differ.
