@@ -620,7 +620,7 @@ def test_the_distance_is_near_the_peers(golden: dict[str, NDArray[np.generic]]) 
 
 
 def test_flows_point_where_the_peers_do(golden: dict[str, NDArray[np.generic]]) -> None:
-    """Within 5 degrees on average where they have full length: the peer takes the gradient with other neighbours."""
+    """Within 5 degrees on average where they have full length: why they differ is not known."""
     labels, theirs = golden["labels"].astype(np.int32), golden["flows"].astype(float)
     ours = distance_flows(labels)
     full = (np.hypot(*ours) > 0.99) & (np.hypot(*theirs) > 0.5)

@@ -51,9 +51,10 @@ def simple(labels: Raters, *, weights: ArrayLike | None = None, alpha: float = 1
         rater k is dropped for good when phi_k < mean(phi) - alpha std(phi) over the raters still there
         L = [sum_k w_k phi_k S_k > 1/2 sum_k w_k phi_k] over those that are left
 
-    The best three raters always stay. A pixel that two labels claim gets the one with the higher share of its votes,
-    and none when the shares are equal. Ids must mean the same in all images: those of instances do not, see `match_ids`
-    and `fuse_instances`. With one label for each object, a rater that misses a cell loses its vote on that cell only.
+    The threshold is our reading of the method, written without its paper at hand. The best three raters always stay. A
+    pixel that two labels claim gets the one with the higher share of its votes, and none when the shares are equal. Ids
+    must mean the same in all images: those of instances do not, see `match_ids` and `fuse_instances`. With one label
+    for each object, a rater that misses a cell loses its vote on that cell only.
 
     Parameters
     ----------

@@ -53,7 +53,8 @@ def cidre(images: Sequence[Image], *, offset: float | None = None) -> FlatField:
     put in order by the even rows of a block and read from its odd rows, and the other way round, so that camera noise
     is not taken for light; neighbouring values are averaged to at most 25 bands; Q and s are found with the rest; and
     the weights ``w_i`` count independent pieces of sample (frames divided by the blocks that one piece covers), not
-    pixels. The weights of the terms were chosen on simulated cells.
+    pixels. The weights of the terms were chosen on simulated cells. The form of the energy is restated from what is
+    commonly known of the method; it was not compared with the paper term by term.
 
     Parameters
     ----------

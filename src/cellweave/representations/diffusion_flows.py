@@ -14,7 +14,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
 from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
-from cellweave.representations.flows import flow_loss, flow_maps, turned
+from cellweave.representations.flows import bounding_boxes, flow_loss, flow_maps, turned
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class DiffusionFlows(Representation):
         scores = self._scores(labels, maps, n)
         keep = np.ones(n, bool) if self.flow_threshold == 0 else scores[:, 0] <= self.flow_threshold
         scores = scores[_renumber(labels, keep)]
-        _kernels.fill_holes(labels, _boxes(labels, len(scores)))
+        _kernels.fill_holes(labels, bounding_boxes(labels, len(scores)))
         large_enough = np.bincount(labels.ravel(), minlength=len(scores) + 1)[1:] >= self.min_size
         scores = scores[_renumber(labels, large_enough)]
         score = np.exp(-scores[:, 0]) * scores[:, 1] * scores[:, 2]
@@ -139,7 +139,7 @@ class DiffusionFlows(Representation):
 
     def _scores(self, labels: Labels, maps: Maps, n: int) -> NDArray[np.float64]:
         """(n, 3): flow error, 0 where it is not checked, mean probability and mean flow length of objects 1..n."""
-        scores, boxes = np.zeros((n, 3)), _boxes(labels, n)
+        scores, boxes = np.zeros((n, 3)), bounding_boxes(labels, n)
         _kernels.flow_errors(labels, boxes, maps, self.center == "box", scores)
         if not self.check_border:
             cut = (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == labels.shape).any(axis=1)
@@ -163,14 +163,8 @@ def diffusion_flows(labels: Labels, *, center: Literal["mean", "box"] = "mean") 
     """
     labels, ids = relabel(np.ascontiguousarray(labels, dtype=np.int32))
     flows = np.zeros((2, *labels.shape), np.float32)
-    _kernels.diffusion_flows(labels, _boxes(labels, len(ids)), center == "box", flows)
+    _kernels.diffusion_flows(labels, bounding_boxes(labels, len(ids)), center == "box", flows)
     return flows
-
-
-def _boxes(labels: Labels, n: int) -> NDArray[np.int32]:
-    boxes = np.empty((n, 4), np.int32)
-    _kernels.bounding_boxes(labels, boxes)
-    return boxes
 
 
 def _renumber(labels: Labels, keep: NDArray[np.bool_]) -> NDArray[np.int64]:

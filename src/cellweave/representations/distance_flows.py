@@ -14,7 +14,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
 from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
-from cellweave.representations.flows import flow_loss, flow_maps, turned
+from cellweave.representations.flows import bounding_boxes, flow_loss, flow_maps, turned
 
 CORE = 3
 """Path ends within sqrt(5) / 2 px, itself one of them, that make an end the core of a cluster."""
@@ -76,7 +76,7 @@ class DistanceFlows(Representation):
         """Labels (Y, X) to maps (4, Y, X); see `distance_flows`."""
         labels, ids = relabel(np.ascontiguousarray(as_labels(labels)))
         maps = np.zeros((4, *labels.shape), np.float32)
-        _kernels.distance_maps(labels, _boxes(labels, len(ids)), maps)
+        _kernels.distance_maps(labels, bounding_boxes(labels, len(ids)), maps)
         return maps
 
     def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
@@ -128,7 +128,7 @@ class DistanceFlows(Representation):
         kept = _kernels.renumber(labels, (areas >= self.min_size).astype(np.uint8), np.empty(n, np.int32))
 
         scores = np.zeros((kept, 3))
-        _kernels.distance_flow_errors(labels, _boxes(labels, kept), maps, scores)
+        _kernels.distance_flow_errors(labels, bounding_boxes(labels, kept), maps, scores)
         score = np.exp(-scores[:, 0]) * scores[:, 1] * scores[:, 2]
         return labels, np.clip(score, 0, 1).astype(np.float32)
 
@@ -142,10 +142,11 @@ def smooth_distance(labels: Labels) -> NDArray[np.float32]:
     ``(a + b + sqrt(2 h^2 - (a - b)^2)) / 2`` where ``|a - b| < h`` and ``min(a, b) + h`` elsewhere. Starting from 0,
     all pixels are updated at once until none changes by more than 1e-4.
 
-    Deviations: the limit of ``|a - b|`` is h, where both solutions meet, and not sqrt(2) h; at the border of the image
-    an object goes on as in a mirror, so that cutting a cell makes no new border, unless the whole image is one object.
-    Away from the border of the image the result is 0.001 px higher than that of Omnipose 1.1.4 on average, and up to
-    0.2 px; the limit explains the small differences, not the largest.
+    The equations are restated from what is known of Omnipose and from what its package gives, not compared with the
+    paper line by line. Deviations: the limit of ``|a - b|`` is h, where both solutions meet, and not sqrt(2) h; at the
+    border of the image an object goes on as in a mirror, so that cutting a cell makes no new border, unless the whole
+    image is one object. Away from the border of the image the result is 0.001 px higher than that of Omnipose 1.1.4 on
+    average, and up to 0.2 px; the limit explains the small differences, not the largest.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ def smooth_distance(labels: Labels) -> NDArray[np.float32]:
     """
     labels, ids = relabel(np.ascontiguousarray(as_labels(labels)))
     distance = np.zeros(labels.shape, np.float32)
-    _kernels.smooth_distance(labels, _boxes(labels, len(ids)), distance)
+    _kernels.smooth_distance(labels, bounding_boxes(labels, len(ids)), distance)
     return distance
 
 
@@ -165,9 +166,3 @@ def distance_flows(labels: Labels) -> NDArray[np.float32]:
     is shorter: unit flows, but short ones on middle lines.
     """
     return DistanceFlows().encode(labels)[:2]
-
-
-def _boxes(labels: Labels, n: int) -> NDArray[np.int32]:
-    boxes = np.empty((n, 4), np.int32)
-    _kernels.bounding_boxes(labels, boxes)
-    return boxes

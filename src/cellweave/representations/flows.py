@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
+from cellweave import _kernels
+from cellweave.core.labels import Labels
 from cellweave.core.output import NetOutput
 
 FLOW_FACTOR = 5.0
@@ -31,3 +35,10 @@ def turned(maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     flows = torch.einsum("bij,bjyx->biyx", matrix.to(maps), maps[:, :2])
     before, after = (torch.hypot(v[:, :1], v[:, 1:2]) for v in (maps, flows))
     return torch.cat([flows * (before / after.clamp(min=1e-6)), maps[:, 2:]], dim=1)
+
+
+def bounding_boxes(labels: Labels, n: int) -> NDArray[np.int32]:
+    """First and last + 1 row and column of objects 1..n: (n, 4) ``y0, x0, y1, x1``."""
+    boxes = np.empty((n, 4), np.int32)
+    _kernels.bounding_boxes(labels, boxes)
+    return boxes
