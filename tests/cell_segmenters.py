@@ -36,8 +36,7 @@ def branch(seed: int, representation: Representation | None = None) -> Segmenter
 
 def sure(model: Segmenter, probability: float) -> Segmenter:
     """The branch with this probability at every pixel: its quality, if it is over 0.5."""
-    names = model.representation.map_names
-    which = next(names.index(name) for name in ("foreground", "probability") if name in names)
+    which = model.representation.map_names.index("probability")
     with torch.no_grad():
         model.net.head.weight[which] = 0  # type: ignore[union-attr, operator, index]
         model.net.head.bias[which] = math.log(probability / (1 - probability))  # type: ignore[union-attr, operator, index]

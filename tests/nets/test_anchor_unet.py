@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cellweave.core.errors import InputError, ModelError
-from cellweave.nets import NETS, AnchorUNet, load_imagenet_encoder
+from cellweave.models.imagenet_weights import load_imagenet_encoder
+from cellweave.nets import NETS, AnchorUNet
 from cellweave.nets.anchor_unet import PRIOR, CrossStage, PyramidPool
 
 NARROW = (4, 6, 8, 10)

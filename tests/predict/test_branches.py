@@ -100,8 +100,7 @@ def test_the_result_is_that_of_the_branch(
     assert alone.branch is None
     assert np.array_equal(alone.labels, result.labels)
     assert np.array_equal(alone.confidence, result.confidence)
-    names = result.model.representation.map_names
-    foreground = result.maps[names.index("foreground" if "foreground" in names else "probability")]
+    foreground = result.maps[result.model.representation.map_names.index("probability")]
     assert result.branch.quality[result.branch.name] == quality(foreground)
 
 

@@ -707,4 +707,4 @@ def test_a_picture_without_cells_has_a_loss() -> None:
 def test_a_saved_model_knows_the_name() -> None:
     assert REPRESENTATIONS["WatershedEnergy"] is WatershedEnergy
     assert WatershedEnergy.points == 3
-    assert WatershedEnergy().map_names == ("foreground", "energy", "score", "height", "width")
+    assert WatershedEnergy().map_names == ("probability", "energy", "score", "height", "width")

@@ -27,8 +27,8 @@ KIND = "cell-segmenter"
 MODALITIES = ("grayscale", "fluorescence", "brightfield")
 OMNIPOSE, GENERAL = "omnipose", "general"
 BRANCHES = (*MODALITIES, GENERAL, OMNIPOSE)
-FOREGROUND_MAPS = ("foreground", "probability")
-"""Names that representations give to the probability that a pixel belongs to a cell."""
+PROBABILITY = "probability"
+"""Name of the map that tells whether a pixel belongs to a cell."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,10 @@ class CellSegmenter:
         for branch, model in self.branches.items():
             if branch not in BRANCHES:
                 raise InputError(f"model '{self.name}': a branch cannot have the name '{branch}'; choose from {known}")
-            if not set(FOREGROUND_MAPS) & set(model.representation.map_names):
+            if PROBABILITY not in model.representation.map_names:
                 raise InputError(
                     f"model '{self.name}': the branch '{branch}' has no map of the probability that a pixel belongs "
-                    f"to a cell ({' or '.join(FOREGROUND_MAPS)}); its {type(model.representation).__name__} cannot be "
-                    "compared with others"
+                    f"to a cell; its {type(model.representation).__name__} cannot be compared with others"
                 )
         object.__setattr__(self, "branches", {b: self.branches[b] for b in BRANCHES if b in self.branches})
         for modality in MODALITIES:

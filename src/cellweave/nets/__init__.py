@@ -1,11 +1,11 @@
 """Networks: one file each, no targets, no losses, no files. All return a `NetOutput`."""
 
 from cellweave.core.output import NetOutput
-from cellweave.nets.anchor_unet import AnchorUNet, load_imagenet_encoder
+from cellweave.nets.anchor_unet import AnchorUNet
 from cellweave.nets.cellpose_unet import CellposeUNet
 from cellweave.nets.fast_unet import FastUNet
 
-__all__ = ["NETS", "AnchorUNet", "CellposeUNet", "FastUNet", "NetOutput", "load_imagenet_encoder"]
+__all__ = ["NETS", "AnchorUNet", "CellposeUNet", "FastUNet", "NetOutput"]
 
 NETS: dict[str, type[AnchorUNet] | type[CellposeUNet] | type[FastUNet]] = {
     "AnchorUNet": AnchorUNet,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cellweave.core.image import Image
 from cellweave.models import CellSegmenter, Segmenter
-from cellweave.models.cell_segmenter import FOREGROUND_MAPS, OMNIPOSE
+from cellweave.models.cell_segmenter import OMNIPOSE, PROBABILITY
 from cellweave.predict.maps import predict_maps
 from cellweave.predict.quality import LOWEST, MARGIN, choose_branch, quality
 from cellweave.prep import Channels
@@ -86,8 +86,7 @@ def choose(
 
 def foreground(model: Segmenter, maps: Maps) -> NDArray[np.float32]:
     """(Y, X): the probability that a pixel belongs to a cell."""
-    names = model.representation.map_names
-    probability: NDArray[np.float32] = maps[next(names.index(name) for name in FOREGROUND_MAPS if name in names)]
+    probability: NDArray[np.float32] = maps[model.representation.map_names.index(PROBABILITY)]
     return probability
 
 

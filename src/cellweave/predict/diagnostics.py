@@ -104,7 +104,7 @@ def _maps(names: Sequence[str], maps: Maps, view: _View) -> list[Panel]:
     planes = dict(zip(names, maps, strict=True))
     panels = [
         (f"{name}, 0 to 1", view.enlarged(_coloured(view.means(planes[name]))))
-        for name in ("foreground", "probability", "boundary")
+        for name in ("probability", "boundary")
         if name in planes
     ]
     if "flow_y" in planes:

@@ -61,7 +61,7 @@ class Decoded(NamedTuple):
 class WatershedEnergy(Representation):
     """Boxes of cells, whose centers are markers, and an energy that is flooded from them in two steps.
 
-    Maps are (5, Y, X) float32: ``foreground``, the probability that a pixel belongs to a cell; ``energy``, see
+    Maps are (5, Y, X) float32: ``probability``, the probability that a pixel belongs to a cell; ``energy``, see
     `energy`; and ``score``, ``height``, ``width``, which are 0 but at lone pixels: the pixel that holds the center of a
     box has the box's score, 0..1, and its sides in px.
 
@@ -114,7 +114,7 @@ class WatershedEnergy(Representation):
     largest_dropped: int = 150
 
     points: ClassVar[int] = 3
-    map_names: ClassVar[tuple[str, ...]] = ("foreground", "energy", "score", "height", "width")
+    map_names: ClassVar[tuple[str, ...]] = ("probability", "energy", "score", "height", "width")
 
     def __post_init__(self) -> None:
         for name in ("probability_threshold", "confidence", "nms_iou"):

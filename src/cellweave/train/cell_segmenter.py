@@ -21,7 +21,8 @@ from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import write_table
 from cellweave.models import CellSegmenter, Segmenter
 from cellweave.models.cell_segmenter import GENERAL, MODALITIES, OMNIPOSE
-from cellweave.nets import AnchorUNet, load_imagenet_encoder
+from cellweave.models.imagenet_weights import load_imagenet_encoder
+from cellweave.nets import AnchorUNet
 from cellweave.prep.modality import modality
 from cellweave.train.api import MODEL, Data, described, examples_of, figures, split, start
 from cellweave.train.config import TrainConfig
