@@ -78,7 +78,7 @@ def measure(labels: Labels, image: Image | None = None, confidence: ArrayLike | 
         "solidity": n / convex,
     }
     if image is not None:
-        table |= _intensities(labels, len(ids), image)
+        table |= mean_intensities(labels, len(ids), image)
     if confidence is not None:
         scores = np.asarray(confidence, np.float64)
         if scores.shape != ids.shape:
@@ -103,7 +103,14 @@ def _eccentricity(moments: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(1 - roundness))
 
 
-def _intensities(labels: Labels, n: int, image: Image) -> Table:
+def mean_intensities(labels: Labels, n: int, image: Image) -> Table:
+    """The columns ``mean_<channel>`` of `measure`, for ids 1..n; an id without pixels has NaN.
+
+    Raises
+    ------
+    InputError
+        When the sizes of labels and image differ.
+    """
     image = image.plane()
     if labels.shape != (image.height, image.width):
         raise InputError(
