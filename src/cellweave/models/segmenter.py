@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from cellweave.core.errors import ModelError
+from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import atomic_path, sha256
 from cellweave.core.labels import Labels
 from cellweave.models.calibration import Calibration
@@ -28,7 +28,7 @@ from cellweave.models.folder import (
 from cellweave.models.size_model import SizeModel
 from cellweave.nets import NETS
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import REPRESENTATIONS, Representation
+from cellweave.representations import REPRESENTATIONS, MapFormat, PointRepresentation, Representation
 from cellweave.representations.base import Maps
 
 
@@ -58,7 +58,7 @@ class Segmenter:
     """
 
     net: nn.Module
-    representation: Representation
+    representation: MapFormat
     diameter: float
     normalisation: Normalisation = field(default_factory=Normalisation)
     channels: Channels = field(default_factory=Channels)
@@ -72,9 +72,43 @@ class Segmenter:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
+    @property
+    def outlines(self) -> Representation:
+        """The representation of a model that outlines cells.
+
+        Raises
+        ------
+        InputError
+            When the model finds positions only.
+        """
+        if not isinstance(self.representation, Representation):
+            raise InputError(
+                f"model '{self.name}' finds where cells are, not their outlines; use it to count (cellweave count)"
+            )
+        return self.representation
+
+    @property
+    def positions(self) -> PointRepresentation:
+        """The representation of a model that finds positions.
+
+        Raises
+        ------
+        InputError
+            When the model outlines cells.
+        """
+        if not isinstance(self.representation, PointRepresentation):
+            raise InputError(f"model '{self.name}' outlines cells; decode its maps to labels, and count those")
+        return self.representation
+
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
-        """Maps to labels with ids 1..n, and the confidence (n,) of each: its score, calibrated where it can be."""
-        labels, scores = self.representation.decode_scored(maps)
+        """Maps to labels with ids 1..n, and the confidence (n,) of each: its score, calibrated where it can be.
+
+        Raises
+        ------
+        InputError
+            When the model finds positions only.
+        """
+        labels, scores = self.outlines.decode_scored(maps)
         return labels, scores if self.calibration is None else self.calibration.apply(scores)
 
     def save(self, folder: str | os.PathLike[str]) -> Segmenter:

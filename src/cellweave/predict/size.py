@@ -176,7 +176,7 @@ def _votes(looked: list[tuple[float, Window]], runner: Runner, model: Segmenter)
     for group in by_shape.values():
         maps, styles = runner.look(np.stack([window for _, window in group]))
         for (zoom, _), one, style in zip(group, maps, styles, strict=True):
-            labels, confidence = model.representation.decode_scored(one)
+            labels, confidence = model.outlines.decode_scored(one)
             if len(confidence):
                 size = np.log2(2.0 * np.sqrt(areas(labels) / np.pi) / model.diameter)
                 share = 2.0**size * model.diameter**2 / (WINDOWS * WINDOW**2)

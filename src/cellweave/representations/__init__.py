@@ -1,6 +1,6 @@
 """Ways to write instances as dense maps: ``encode(labels)``, ``loss(outputs, target)``, ``decode(maps)``."""
 
-from cellweave.representations.base import Representation
+from cellweave.representations.base import MapFormat, PointRepresentation, Representation
 from cellweave.representations.diffusion_flows import DiffusionFlows
 from cellweave.representations.distance_flows import DistanceFlows, distance_flows, smooth_distance
 from cellweave.representations.star_convex import StarConvex, border_probability, star_distances
@@ -10,6 +10,8 @@ __all__ = [
     "REPRESENTATIONS",
     "DiffusionFlows",
     "DistanceFlows",
+    "MapFormat",
+    "PointRepresentation",
     "Representation",
     "StarConvex",
     "WatershedEnergy",
@@ -20,7 +22,7 @@ __all__ = [
     "star_distances",
 ]
 
-REPRESENTATIONS: dict[str, type[Representation]] = {
+REPRESENTATIONS: dict[str, type[MapFormat]] = {
     "DiffusionFlows": DiffusionFlows,
     "DistanceFlows": DistanceFlows,
     "StarConvex": StarConvex,

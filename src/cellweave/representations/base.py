@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -12,18 +12,23 @@ from numpy.typing import NDArray
 from cellweave.core.labels import Labels
 from cellweave.core.output import NetOutput
 
+if TYPE_CHECKING:
+    from cellweave.core.points import Points
+
 Maps = NDArray[np.float32]
 
 
-class Representation(ABC):
-    """One way to write instances as dense maps. Subclasses are frozen dataclasses of their decoding parameters.
+class MapFormat(ABC):
+    """What dense maps mean. Subclasses are frozen dataclasses of their decoding parameters.
 
     A net gives an *output*, the numbers that the loss compares. `from_output` turns them into *maps*, whose units a
-    person can read; `encode` makes the same maps from labels, and `decode` turns maps into labels.
+    person can read. `Representation` makes such maps of labels and back, `PointRepresentation` of points.
     """
 
     points: ClassVar[int] = 0
     """So many of the last maps hold values at lone pixels: they are taken from one tile and never blended."""
+    octaves: ClassVar[float] = 1.0
+    """Training views are enlarged by 2 to a random power in -octaves..octaves; 0 where sizes must stay."""
 
     @property
     @abstractmethod
@@ -31,16 +36,11 @@ class Representation(ABC):
         """One name a map, in the order of the first axis."""
 
     @abstractmethod
-    def encode(self, labels: Labels) -> Maps:
-        """Labels (Y, X) to maps (M, Y, X) float32."""
-
-    def targets(self, labels: Labels) -> Maps:
-        """What a training compares with, (T, Y, X) float32: the maps, where a representation needs nothing else."""
-        return self.encode(labels)
-
-    @abstractmethod
     def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of a net's output against targets (B, T, Y, X)."""
+        """Scalar loss of a net's output against targets (B, T, Y, X).
+
+        Where any target of a pixel is NaN, the truth is unknown, and the pixel has no weight.
+        """
 
     @abstractmethod
     def from_output(self, output: NetOutput) -> torch.Tensor:
@@ -58,6 +58,18 @@ class Representation(ABC):
         """Mend map *values* after the picture (M, Y, X) was enlarged by `zoom`: lengths in px grow, the rest stays."""
         return maps
 
+
+class Representation(MapFormat):
+    """One way to write instances as dense maps: `encode` makes maps from labels, `decode` turns maps into labels."""
+
+    @abstractmethod
+    def encode(self, labels: Labels) -> Maps:
+        """Labels (Y, X) to maps (M, Y, X) float32."""
+
+    def targets(self, labels: Labels) -> Maps:
+        """What a training compares with, (T, Y, X) float32: the maps, where a representation needs nothing else."""
+        return self.encode(labels)
+
     @abstractmethod
     def decode_scored(self, maps: Maps) -> tuple[Labels, NDArray[np.float32]]:
         """Maps (M, Y, X) to labels (Y, X) with ids 1..n, and a confidence in 0..1 for each id in order."""
@@ -65,3 +77,19 @@ class Representation(ABC):
     def decode(self, maps: Maps) -> Labels:
         """Maps (M, Y, X) to labels (Y, X) int32 with ids 1..n."""
         return self.decode_scored(maps)[0]
+
+
+class PointRepresentation(MapFormat):
+    """One way to write positions as dense maps: `encode` makes maps from points, `decode` turns maps into points."""
+
+    @abstractmethod
+    def encode(self, points: Points) -> Maps:
+        """Points, whose `shape` (Y, X) is known, to maps (M, Y, X) float32."""
+
+    def targets(self, points: Points) -> Maps:
+        """What a training compares with, (T, Y, X) float32: the maps, where a representation needs nothing else."""
+        return self.encode(points)
+
+    @abstractmethod
+    def decode(self, maps: Maps) -> Points:
+        """Maps (M, Y, X) to points with their confidence, their classes and the shape (Y, X)."""

@@ -21,7 +21,7 @@ from cellweave import __version__
 from cellweave.core.device import choose_device
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder, write_atomically
-from cellweave.core.labels import Labels, median_diameter
+from cellweave.core.labels import Labels
 from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import read_image, read_labels
 from cellweave.metrics import evaluate
@@ -29,7 +29,7 @@ from cellweave.models import CellSegmenter, Segmenter, load_segmenter
 from cellweave.nets import NETS, AnchorUNet
 from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import REPRESENTATIONS, Representation
+from cellweave.representations import REPRESENTATIONS, MapFormat
 from cellweave.train import ranks
 from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
@@ -177,7 +177,7 @@ def start(config: TrainConfig) -> Segmenter:
     return Segmenter(net, representation, diameter, channels=channels, normalisation=ANY_SIZE)
 
 
-def _net(name: str, representation: Representation, **settings: Any) -> nn.Module:
+def _net(name: str, representation: MapFormat, **settings: Any) -> nn.Module:
     """A new net of this class that makes what the representation reads."""
     maps = len(representation.map_names) - representation.points
     if name == "AnchorUNet":
@@ -219,7 +219,7 @@ def _prepared(
     samples = prepare(training, preparation, config.out / CACHE / "training.f16")
     if ranks.rank() > 0:
         return samples, None
-    usual = usual_diameter([median_diameter(example.labels) for example in training])
+    usual = usual_diameter([example.diameter for example in training])
     validation = config.out / CACHE / "validation.f16"
     judged = prepare(held_out, preparation, validation, usual=usual) if held_out else None
     if judged and config.simulated:
@@ -291,7 +291,7 @@ def split(examples: list[Example], validation: Data | None, config: TrainConfig)
 
 def described(examples: Sequence[Example]) -> str:
     """Numbers of images and cells, for the card."""
-    cells = sum(len(np.unique(e.labels)) - 1 for e in examples)
+    cells = sum(e.n_cells for e in examples)
     return f"{len(examples)} images, {cells:,} cells"
 
 
@@ -335,7 +335,7 @@ def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], devic
                 found[way].append(_labels(model, example, sized and way == ways[0], device))
         row: dict[str, Any] = {"Images": group or "all", "n": len(members)}
         for way, labels in found.items():
-            total = evaluate([e.labels for e in members], labels, thresholds=(0.5, 0.75)).total
+            total = evaluate([e.outlines for e in members], labels, thresholds=(0.5, 0.75)).total
             row[f"F1@0.5{way}"] = round(total.at(0.5).f1, 3)
             row[f"F1@0.75{way}"] = round(total.at(0.75).f1, 3)
         rows.append(row)
@@ -344,7 +344,7 @@ def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], devic
 
 
 def _labels(model: Segmenter | CellSegmenter, example: Example, given: bool, device: str) -> Labels:
-    diameter = median_diameter(example.labels) if given else None
+    diameter = example.diameter if given else None
     try:
         return segment(example.image, model, diameter=diameter or None, device=device).labels
     except CellweaveError as error:

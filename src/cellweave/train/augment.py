@@ -10,14 +10,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from cellweave.representations import Representation
+from cellweave.representations import MapFormat
+from cellweave.train.microscopy import change_acquisition, random_acquisition, random_geometry
 from cellweave.train.samples import COLOURS, Samples
 
 OCTAVES = 1.0
@@ -32,12 +33,12 @@ class View:
     center: tuple[float, float]
 
 
-def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> View:
-    """Rotation by any angle, flip, zoom by ``2 ** uniform(-1, 1)``, stretch and shear up to 10 %.
+def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator, *, octaves: float = OCTAVES) -> View:
+    """Rotation by any angle, flip, zoom by ``2 ** uniform(-octaves, octaves)``, stretch and shear up to 10 %.
 
     The crop's center is anywhere that leaves the unturned crop on the image, or the middle of a smaller image.
     """
-    zoom = 2.0 ** rng.uniform(-OCTAVES, OCTAVES)
+    zoom = 2.0 ** rng.uniform(-octaves, octaves)
     angle, flip = rng.uniform(0, 2 * math.pi), rng.choice([-1.0, 1.0])
     stretch = math.exp(rng.uniform(-0.1, 0.1))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -45,6 +46,13 @@ def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> 
     y, x = (rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in shape)
     shear = np.array([[1.0, 0.0], [rng.uniform(-0.1, 0.1), 1.0]])
     return View(zoom * turn @ shear @ np.diag([stretch, flip / stretch]), (y, x))
+
+
+def plain_view(shape: tuple[int, int], crop: int, rng: np.random.Generator, matrix: NDArray[np.float64]) -> View:
+    """A view with this linear part; its center as in `random_view`."""
+    half = crop / math.sqrt(abs(np.linalg.det(matrix))) / 2
+    y, x = (rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in shape)
+    return View(matrix, (y, x))
 
 
 def take_views(
@@ -223,15 +231,47 @@ def _blurred(planes: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
     return flat.view(planes.shape)
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What is random in a crop besides its place.
+
+    Parameters
+    ----------
+    geometry
+        ``"any"``: `random_view`; ``"plain"``: `microscopy.random_geometry`; ``"none"``: the picture as it is.
+    pixels
+        ``"contrast"``: `random_contrast` and `random_stain`; ``"acquisition"``: `microscopy.random_acquisition`;
+        ``"none"``: values as they are.
+    """
+
+    geometry: Literal["any", "plain", "none"]
+    pixels: Literal["contrast", "acquisition", "none"]
+
+
+AUGMENTATIONS = {
+    "standard": Augmentation("any", "contrast"),
+    "microscopy": Augmentation("plain", "acquisition"),
+    "classical": Augmentation("plain", "none"),
+    "none": Augmentation("none", "none"),
+}
+"""By the names of `TrainConfig.augmentation`."""
+
+
+def _view(kind: str, shape: tuple[int, int], crop: int, rng: np.random.Generator, octaves: float) -> View:
+    if kind == "any":
+        return random_view(shape, crop, rng, octaves=octaves)
+    return plain_view(shape, crop, rng, random_geometry(rng, sized=octaves > 0) if kind == "plain" else np.eye(2))
+
+
 def batch(
     samples: Samples,
     values: torch.Tensor,
     chosen: Sequence[int],
     crop: int,
     seed: Sequence[int],
-    representation: Representation,
+    representation: MapFormat,
     *,
-    contrast: bool = True,
+    augmentation: Augmentation = AUGMENTATIONS["standard"],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of samples: planes (B, P, crop, crop) and targets (B, T, crop, crop). The same seed, the same batch.
 
@@ -243,26 +283,31 @@ def batch(
         Which sample each crop shows.
     crop, seed, representation
         Side in px; what the random numbers depend on; what the maps mean.
-    contrast
-        Change stains and contrast too; without it only the geometry is random.
+    augmentation
+        What is random.
     """
     starts = samples.starts
     facts = [samples.facts[k] for k in chosen]
     rngs = [np.random.default_rng([*seed, k]) for k in range(len(chosen))]
-    views = [random_view(fact.shape, crop, rng) for fact, rng in zip(facts, rngs, strict=True)]
+    views = [
+        _view(augmentation.geometry, fact.shape, crop, rng, representation.octaves)
+        for fact, rng in zip(facts, rngs, strict=True)
+    ]
     colours, maps = take_views(values, [int(starts[k]) for k in chosen], [f.shape for f in facts], views, crop)
 
     weights = [np.asarray(fact.weights, np.float32) for fact in facts]
-    stained = [k for k, fact in enumerate(facts) if fact.stained and contrast]
+    stained = [k for k, fact in enumerate(facts) if fact.stained and augmentation.pixels == "contrast"]
     if stained:
         gamma = np.ones((len(stained), COLOURS, 1, 1), np.float32)
         for row, k in zip(gamma, stained, strict=True):
             weights[k], row[:, 0, 0] = random_stain(weights[k], rngs[k])
         colours[stained] = _to_power(colours[stained], torch.from_numpy(gamma).to(values.device))
     planes = torch.einsum("bpc,bcyx->bpyx", torch.from_numpy(np.stack(weights)).to(values.device), colours)
-    if contrast:
-        generator = torch.Generator(values.device).manual_seed(_digest(seed))
+    generator = torch.Generator(values.device).manual_seed(_digest(seed))
+    if augmentation.pixels == "contrast":
         planes = change_contrast(planes, [random_contrast(rng) for rng in rngs], generator)
+    elif augmentation.pixels == "acquisition":
+        planes = change_acquisition(planes, [random_acquisition(rng) for rng in rngs], generator)
     matrices = torch.from_numpy(np.stack([view.matrix for view in views]).astype(np.float32)).to(values.device)
     return planes, representation.transform(maps, matrices)
 

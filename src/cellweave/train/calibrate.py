@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellweave.core.errors import CellweaveError
-from cellweave.core.labels import median_diameter
 from cellweave.core.progress import report
 from cellweave.metrics import Reliability, match, reliability
 from cellweave.models import Calibration, Segmenter, fit_calibration
@@ -70,11 +69,11 @@ def score_objects(segmenter: Segmenter, examples: Sequence[Example], *, device: 
     scores, matched, images = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, np.int64)]
     for k, example in enumerate(examples):
         report("calibrating the confidence", k, len(examples), example.name)
-        given = median_diameter(example.labels) if segmenter.diameter else 0.0
+        given = example.diameter if segmenter.diameter else 0.0
         for diameter in (given, None) if given else (None,):
             try:
                 result = segment(example.image, bare, diameter=diameter, device=device)
-                pairs = match(example.labels, result.labels, IOU)
+                pairs = match(example.outlines, result.labels, IOU)
             except CellweaveError as error:
                 raise type(error)(f"{example.name}: {error}") from error
             scores.append(result.confidence.astype(np.float64))

@@ -217,7 +217,7 @@ def _cleaned(parts: Sequence[list[Example]], told: Path) -> tuple[list[list[Exam
         for k, example in enumerate(examples):
             report("cleaning the labels", k, len(examples), example.name)
             try:
-                labels, found = clean_labels(example.labels)
+                labels, found = clean_labels(example.outlines)
             except CellweaveError as error:
                 raise type(error)(f"{example.name}: {error}") from error
             clean.append(replace(example, labels=labels))

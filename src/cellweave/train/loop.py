@@ -26,7 +26,7 @@ from cellweave.core.device import choose_device, inference_dtype
 from cellweave.core.errors import CellweaveError, InputError, MissingExtraError, require
 from cellweave.core.files import write_atomically
 from cellweave.core.progress import report
-from cellweave.representations import Representation
+from cellweave.representations import MapFormat
 from cellweave.train import ranks
 from cellweave.train.config import TrainConfig, rate_at
 from cellweave.train.samples import Samples
@@ -75,7 +75,7 @@ class _Run:
 
 def fit(
     net: nn.Module,
-    representation: Representation,
+    representation: MapFormat,
     training: Samples,
     validation: Samples | None,
     config: TrainConfig,
@@ -260,7 +260,7 @@ def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def _loss(
-    net: nn.Module, representation: Representation, planes: torch.Tensor, maps: torch.Tensor, device: torch.device
+    net: nn.Module, representation: MapFormat, planes: torch.Tensor, maps: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
     dtype = inference_dtype(device)
     planes = planes.to(device, memory_format=torch.channels_last)
@@ -272,7 +272,7 @@ def _loss(
 @torch.inference_mode()
 def _validate(
     net: nn.Module,
-    representation: Representation,
+    representation: MapFormat,
     batches: Sequence[Batch],
     device: torch.device,
     tell: Callable[[str], None],

@@ -19,8 +19,10 @@ from cellweave.core.progress import report
 if TYPE_CHECKING:
     from cellweave.core.image import Image
     from cellweave.core.labels import Labels
+    from cellweave.core.points import Points
     from cellweave.prep import Channels, Normalisation
-    from cellweave.representations import Representation
+    from cellweave.representations import MapFormat
+    from cellweave.representations.base import Maps
 
 LARGEST_ZOOM = 4.0
 LARGEST_VALUE = 6e4
@@ -34,14 +36,49 @@ these zooms (Hu et al. 2022, Sec. 3.2.2)."""
 
 @dataclass(frozen=True)
 class Example:
-    """One annotated image: a name for messages, the pixels, the truth, the group it is balanced with, and how often it
-    is shown among its group, relative to the others."""
+    """One annotated image: a name for messages, the pixels, the truth, the group it is balanced with, how often it is
+    shown among its group, relative to the others, and where the truth is known, (Y, X); None means everywhere."""
 
     name: str
     image: Image
-    labels: Labels
+    labels: Labels | Points
     group: str = ""
     weight: float = 1.0
+    known: NDArray[np.bool_] | None = None
+
+    @property
+    def outlines(self) -> Labels:
+        """The labels, of an example that has them.
+
+        Raises
+        ------
+        InputError
+            When it has points only; names it.
+        """
+        if not isinstance(self.labels, np.ndarray):
+            raise InputError(f"{self.name}: points tell no outlines; label the cells, or train with target='points'")
+        return self.labels
+
+    @property
+    def positions(self) -> Points:
+        """The points; of labels, the centroids."""
+        from cellweave.core.points import Points
+
+        return Points.from_labels(self.labels) if isinstance(self.labels, np.ndarray) else self.labels
+
+    @property
+    def diameter(self) -> float:
+        """Median diameter of the cells in px; 0 without cells or where only points tell of them."""
+        from cellweave.core.labels import median_diameter
+
+        return median_diameter(self.labels) if isinstance(self.labels, np.ndarray) else 0.0
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells; debris is none."""
+        if isinstance(self.labels, np.ndarray):
+            return len(np.unique(self.labels[self.labels > 0]))
+        return len(self.labels.cells)
 
 
 @dataclass(frozen=True)
@@ -51,7 +88,7 @@ class Preparation:
     diameter: float
     channels: Channels
     normalisation: Normalisation
-    representation: Representation
+    representation: MapFormat
 
 
 @dataclass(frozen=True)
@@ -127,12 +164,10 @@ def prepare(
     InputError
         When image and labels differ in shape, or no example has a cell and `usual` is not given; names the example.
     """
-    from cellweave.core.labels import median_diameter
-
-    found = [median_diameter(example.labels) for example in examples]
-    usual = usual or usual_diameter(found)
-    if not usual:
+    if usual is None and not any(example.n_cells for example in examples):
         raise InputError("no labelled cell in the training data; check that the label images are not empty")
+    found = [example.diameter for example in examples]
+    usual = usual or usual_diameter(found)
     zooms = [_zooms(preparation.diameter, d or usual) for d in found]
     key, facts = _key(examples, preparation, zooms), file.with_suffix(".json")
     if _written_key(facts) != key or not _is_whole(file):
@@ -155,7 +190,7 @@ def prepare(
 
 def _zooms(wanted: float, diameter: float) -> tuple[float, ...]:
     """At which zooms an example with cells of this diameter is learned from."""
-    if wanted:
+    if wanted and diameter:
         return (min(LARGEST_ZOOM, wanted / diameter),)
     return REDUCED if diameter > LARGE else (1.0,)
 
@@ -180,19 +215,18 @@ def facts_from(entries: Sequence[dict[str, object]]) -> tuple[Facts, ...]:
 
 
 def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samples:
-    """One example resized by `zoom`, with its targets."""
-    from cellweave.core.labels import as_labels, resize_labels
+    """One example resized by `zoom`, with its targets: NaN where the truth is not known."""
+    from cellweave.core.labels import resize_labels
     from cellweave.prep.channels import apply_weights
     from cellweave.prep.modality import modality
     from cellweave.prep.rescale import resize
 
-    labels, image = as_labels(example.labels, example.name), example.image
-    if labels.shape != (image.height, image.width):
-        raise InputError(
-            f"{example.name}: the image is {image.height} x {image.width} px, its labels "
-            f"{labels.shape[0]} x {labels.shape[1]}; they must be the same size"
-        )
-    height, width = (max(1, round(n * zoom)) for n in labels.shape)
+    image = example.image
+    height, width = (max(1, round(n * zoom)) for n in (image.height, image.width))
+    maps = _targets(example, preparation.representation, (height, width))
+    if example.known is not None:
+        _check_size(example, "its known region", example.known.shape)
+        maps[:, resize_labels(example.known.astype(np.int32), height, width) == 0] = np.nan
     pixels = preparation.normalisation.apply(image.read(), preparation.normalisation.limits(image))
     policy = preparation.channels.resolve(image)
     weights = policy.weights(image)
@@ -200,7 +234,6 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     stained = stained and image.color
     if not stained:
         pixels, weights = _as_colours(apply_weights(pixels, weights))
-    maps = preparation.representation.targets(resize_labels(labels, height, width))
     values = np.zeros((height, width, COLOURS + len(maps)), np.float16)
     colours = np.clip(resize(pixels, height, width), -LARGEST_VALUE, LARGEST_VALUE)
     values[..., : len(colours)] = np.moveaxis(colours, 0, -1)
@@ -208,6 +241,33 @@ def prepare_one(example: Example, preparation: Preparation, zoom: float) -> Samp
     mixed = tuple(map(tuple, weights.tolist()))
     fact = Facts(example.name, example.group, (height, width), mixed, stained, example.weight)
     return Samples(values.reshape(height * width, -1), (fact,))
+
+
+def _targets(example: Example, representation: MapFormat, shape: tuple[int, int]) -> Maps:
+    """Targets (T, *shape) of an example that is resized to `shape`."""
+    from cellweave.core.labels import as_labels, resize_labels
+    from cellweave.core.points import Points
+    from cellweave.representations import PointRepresentation, Representation
+
+    if isinstance(representation, Representation):
+        labels = as_labels(example.outlines, example.name)
+        _check_size(example, "its labels", labels.shape)
+        return representation.targets(resize_labels(labels, *shape))
+    assert isinstance(representation, PointRepresentation)
+    points, size = example.positions, (example.image.height, example.image.width)
+    _check_size(example, "its points", points.shape or size)
+    positions = (points.positions + 0.5) * np.divide(shape, size) - 0.5
+    positions = np.minimum(positions, np.nextafter(np.subtract(shape, 0.5), 0))  # what rounding put outside
+    return representation.targets(Points(positions, points.classes, points.confidence, shape))
+
+
+def _check_size(example: Example, what: str, shape: tuple[int, ...]) -> None:
+    image = example.image
+    if shape != (image.height, image.width):
+        raise InputError(
+            f"{example.name}: the image is {image.height} x {image.width} px, {what} "
+            f"{' x '.join(map(str, shape))}; they must be the same size"
+        )
 
 
 def _as_colours(planes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -240,10 +300,12 @@ def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[
 
 def _parts(examples: Sequence[Example], zooms: Sequence[tuple[float, ...]]) -> Iterator[bytes]:
     for example, some in zip(examples, zooms, strict=True):
-        pixels, labels = np.ascontiguousarray(example.image.read()), np.ascontiguousarray(example.labels)
         yield repr(
             (example.name, example.group, [round(zoom, 6) for zoom in some], example.image.color, example.weight)
         ).encode()
-        for array in (pixels, labels):
-            yield repr((array.shape, array.dtype.str)).encode()
-            yield array.tobytes()
+        truth = example.labels
+        parts = [truth] if isinstance(truth, np.ndarray) else [truth.positions, truth.classes, truth.confidence]
+        for array in [example.image.read(), *parts, example.known]:
+            if array is not None:
+                yield repr((array.shape, array.dtype.str)).encode()
+                yield array.tobytes()

@@ -72,7 +72,7 @@ class PseudoLabels:
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        cells = sum(int(example.labels.max(initial=0)) for example in self.examples)
+        cells = sum(int(example.outlines.max(initial=0)) for example in self.examples)
         bad = f"; {len(self.problems)} files could not be used" if self.problems else ""
         return f"{len(self.examples)} of {self.patches} patches with {cells:,} cells in all{bad}"
 

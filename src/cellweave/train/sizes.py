@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from cellweave.core.device import choose_device
-from cellweave.core.labels import median_diameter
 from cellweave.core.progress import report
 from cellweave.models import Segmenter, SizeModel, fit_size_model
 from cellweave.predict.maps import Planes, Runner
@@ -34,7 +33,7 @@ def train_size_model(
     styles, diameters, sources = [], [], []
     for k, example in enumerate(examples):
         report("training the size model", k, len(examples), example.name)
-        diameter = median_diameter(example.labels)
+        diameter = example.diameter
         if diameter == 0:
             continue
         planes = Planes(example.image, segmenter, segmenter.channels)

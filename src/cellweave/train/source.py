@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellweave.representations import Representation
-from cellweave.train.augment import batch, sampling_weights
+from cellweave.representations import MapFormat
+from cellweave.train.augment import AUGMENTATIONS, batch, sampling_weights
 from cellweave.train.config import TrainConfig
 from cellweave.train.samples import Samples
 
@@ -52,7 +52,7 @@ class Source:
 
     samples: Samples
     config: TrainConfig
-    representation: Representation
+    representation: MapFormat
     device: torch.device
     stream: Stream | None = None
     _values: torch.Tensor = field(init=False, repr=False)
@@ -71,14 +71,20 @@ class Source:
         rng = np.random.default_rng(seed)
         simulated = self._simulated(number)
         real = config.batch_size - simulated
-        parts = []
+        parts, way = [], AUGMENTATIONS[config.augmentation]
         if real:
             chosen = rng.choice(len(self.samples), real, p=self._weights).tolist()
-            parts.append(batch(self.samples, self._values, chosen, config.crop, [*seed, 0], self.representation))
+            parts.append(
+                batch(
+                    self.samples, self._values, chosen, config.crop, [*seed, 0], self.representation, augmentation=way
+                )
+            )
         if simulated:
             samples, values = self._current_block(self._block_of(number))
             chosen = rng.integers(len(samples), size=simulated).tolist()
-            parts.append(batch(samples, values, chosen, config.crop, [*seed, 1], self.representation))
+            parts.append(
+                batch(samples, values, chosen, config.crop, [*seed, 1], self.representation, augmentation=way)
+            )
         if len(parts) == 1:
             return parts[0]
         planes, maps = (torch.cat(kind) for kind in zip(*parts, strict=True))
@@ -117,10 +123,11 @@ class Source:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fixed_batches(samples: Samples, config: TrainConfig, representation: Representation, views: int) -> Iterator[Batch]:
-    """`views` fixed views of each sample, the same in every epoch and run, without changes of contrast."""
+def fixed_batches(samples: Samples, config: TrainConfig, representation: MapFormat, views: int) -> Iterator[Batch]:
+    """`views` fixed views of each sample, the same in every epoch and run, with their values as they are."""
+    way = replace(AUGMENTATIONS[config.augmentation], pixels="none")
     values = torch.from_numpy(samples.values)
     chosen = [k for k in range(len(samples)) for _ in range(views)]
     for k in range(0, len(chosen), config.batch_size):
         some = chosen[k : k + config.batch_size]
-        yield batch(samples, values, some, config.crop, (2**31, k), representation, contrast=False)
+        yield batch(samples, values, some, config.crop, (2**31, k), representation, augmentation=way)
