@@ -1,0 +1,283 @@
+"""What commands over many files share: which files there are, what is done already, the record of the run."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console
+
+from cellweave import __version__
+from cellweave.core.errors import CellweaveError, InputError
+from cellweave.core.files import make_output_folder, sha256, write_atomically
+from cellweave.core.image import Image
+from cellweave.core.progress import console_progress, report
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Result = TypeVar("Result")
+
+RUN = "run.json"
+ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""File names may hold bytes that are no UTF-8."""
+PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}
+"""For lines with file names in them, to be shown as they are."""
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".zarr")
+OUR_ENDINGS = (
+    *("_labels", "_overlay", "_diagnostics", "_masks", "_seg"),
+    *("_counted", "_density", "_unsure"),
+)
+
+
+@dataclass(frozen=True)
+class Work(Generic[Result]):
+    """What a command does with each of many files.
+
+    Parameters
+    ----------
+    done
+        Its word for a file that is done: "segmented".
+    settings
+        What decides the results, as JSON has it; compared when a run is repeated in the same folder.
+    do
+        From a file to the result, and to the command's own columns of the table. What it raises is reported, and the
+        other files go on.
+    tell
+        A line about a row, for people.
+    writers
+        By the ending of the name of a file to write: what writes a result there.
+    table, columns
+        Name of the table of all files, and the command's own columns.
+    """
+
+    done: str
+    settings: dict[str, Any]
+    do: Callable[[Path], tuple[Result, Row]]
+    tell: Callable[[Row], str]
+    writers: Mapping[str, Callable[[Path, Result], object]]
+    table: str
+    columns: tuple[str, ...]
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """Of the table, in order."""
+        return ("file", "name", "status", *self.columns, "seconds", "error", "outputs", "sha256")
+
+
+def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, overwrite: bool = False) -> list[Row]:
+    """Do the work with every input and return the rows of this run; those of files that failed have this as status.
+
+    A file counts as finished when its outputs exist and its content has not changed since; finished files are skipped
+    unless `overwrite`. Table and `run.json` are rewritten after every file, so that an interrupted run can go on.
+    Without `out` nothing is written.
+
+    Raises
+    ------
+    InputError
+        When there is nothing to do, or the folder holds results of other settings.
+    WriteError
+        When the folder cannot be written.
+    """
+    files = _files(inputs)
+    folder = make_output_folder(out) if out else None
+    before = _previous(folder, work) if folder and not overwrite else {}
+    stems = [folder / stem for stem in _stems(files, before)] if folder else [None] * len(files)
+    book = _Book(folder, work, before)
+    console = Console(stderr=True)
+    try:
+        with console_progress():
+            for k, (file, stem) in enumerate(zip(files, stems, strict=True)):
+                report("images", k, len(files), file.name)
+                row = _one(file, stem, work, before.get(str(file)))
+                book.add(row)
+                _say(console, row, work)
+            report("images", len(files), len(files), "")
+    except KeyboardInterrupt:
+        again = "; the same command goes on with the rest" if folder else ""
+        console.print(f"Stopped. {len(book.rows)} of {len(files)} files are done{again}.", **PLAIN)
+        raise
+    failed = sum(row["status"] == "failed" for row in book.rows)
+    console.print(
+        f"{len(files) - failed} of {len(files)} images {work.done}"
+        + (f"; results are in {folder}" if folder else "")
+        + (f"; {failed} failed" if failed else "")
+        + (f", see {folder / work.table}" if failed and folder else ""),
+        **PLAIN,
+    )
+    return book.rows
+
+
+def _one(file: Path, stem: Path | None, work: Work[Result], before: Row | None) -> Row:
+    """Do one file, or say why not."""
+    start = time.monotonic()
+    row: Row = {"file": str(file), "name": stem.name if stem else _stem(file), "status": "done", "sha256": ""}
+    try:
+        outputs = {stem.with_name(stem.name + end): write for end, write in work.writers.items()} if stem else {}
+        if stem and file.exists():
+            row["sha256"] = sha256(file)
+        finished = before is not None and before["status"] != "failed" and before["sha256"] == row["sha256"]
+        if before is not None and finished and all(path.exists() for path in outputs):
+            return before | {"status": "skipped"}
+        result, own = work.do(file)
+        for path, write in outputs.items():
+            write(path, result)
+        row |= own
+        row["outputs"] = " ".join(path.name for path in outputs)
+    except CellweaveError as error:
+        row |= {"status": "failed", "error": str(error)}
+    except Exception as error:  # a fault of ours in one file must not end the batch; it is reported
+        log.debug("unexpected error", exc_info=True)
+        row |= {"status": "failed", "error": f"unexpected {type(error).__name__}: {error}"}
+    return row | {"seconds": round(time.monotonic() - start, 3)}
+
+
+class _Book:
+    """Table and run record of a folder, rewritten whole after every file; without a folder only the rows."""
+
+    def __init__(self, folder: Path | None, work: Work[Any], before: dict[str, Row]) -> None:
+        self._folder, self._work = folder, work
+        self._all = dict(before)
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        self._all[row["file"]] = row | {"status": "done" if row["status"] == "skipped" else row["status"]}
+        if self._folder:
+            write_atomically(self._folder / self._work.table, self._write_table)
+            write_atomically(self._folder / RUN, self._write_run)
+
+    def _write_table(self, path: Path) -> None:
+        with path.open("w", newline="", **ENCODING) as stream:
+            writer = csv.DictWriter(stream, self._work.all_columns, restval="")
+            writer.writeheader()
+            writer.writerows(self._all.values())
+
+    def _write_run(self, path: Path) -> None:
+        files = list(self._all.values())
+        record = {
+            "cellweave": __version__,
+            "started": self._started,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "settings": self._work.settings,
+            "inputs": [{"file": row["file"], "sha256": row["sha256"]} for row in files],
+            "errors": [{"file": row["file"], "error": row["error"]} for row in files if row["status"] == "failed"],
+        }
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _previous(folder: Path, work: Work[Any]) -> dict[str, Row]:
+    """Rows of an earlier run in this folder, by file."""
+    table, chosen = folder / work.table, work.settings
+    if not (folder / RUN).is_file() or not table.is_file():
+        return {}
+    try:
+        settings = dict(json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"])
+        with table.open(newline="", **ENCODING) as stream:
+            reader = csv.DictReader(stream)
+            rows: list[Row] = list(reader)
+        if reader.fieldnames != list(work.all_columns) or any(None in [*row, *row.values()] for row in rows):
+            raise ValueError("the table has other columns")
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"{folder} holds a damaged {RUN} or {table.name}; use --overwrite or another folder"
+        ) from error
+    changed = [name for name in chosen if settings.get(name) != chosen[name]]
+    if changed and any(row["status"] == "done" for row in rows):
+        was = ", ".join(f"{name}: {settings.get(name)} then, {chosen[name]} now" for name in changed)
+        raise InputError(f"{folder} holds results of other settings ({was}); use --overwrite or another folder")
+    return {row["file"]: row for row in rows}
+
+
+def _say(console: Console, row: Row, work: Work[Any]) -> None:
+    name = Path(row["file"]).name
+    if row["status"] == "failed":
+        console.print(f"{name}: not {work.done}: {row['error']}", style="red", **PLAIN)
+    elif row["status"] == "skipped":
+        console.print(f"{name}: already done", **PLAIN)
+    else:
+        console.print(f"{name}: {work.tell(row)}, {row['seconds']:.1f} s", **PLAIN)
+
+
+def plane_of(image: Image, text: str | None) -> Image:
+    """The plane that ``t=0,z=5`` names."""
+    if not text:
+        return image.plane()
+    chosen: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, number = part.partition("=")
+        if axis.strip() not in ("t", "z") or not number.strip().isdigit():
+            raise InputError(f"--plane '{text}' is not understood; write t=0, z=5 or t=0,z=5")
+        chosen[axis.strip()] = int(number)
+    return image.plane(**chosen)
+
+
+def _files(inputs: Sequence[str]) -> list[Path]:
+    """Files named, those of folders (not their sub-folders), and those that patterns match, each once."""
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir() and path.suffix.lower() != ".zarr":
+            inside = [p for p in sorted(path.iterdir()) if _is_image(p)]
+            if not inside:
+                raise InputError(f"{path}: no image in this folder; images end in {', '.join(IMAGE_SUFFIXES)}")
+            found |= dict.fromkeys(inside)
+        elif glob.has_magic(text) and not path.exists():
+            matched = [Path(p) for p in sorted(glob.glob(text, recursive=True))]
+            if not matched:
+                raise InputError(f"no file matches '{text}'")
+            found |= dict.fromkeys(matched)
+        else:
+            found[path] = None
+    return list(found)
+
+
+def _is_image(path: Path) -> bool:
+    ours = path.stem.endswith(OUR_ENDINGS) or path.name.startswith(".")
+    return path.suffix.lower() in IMAGE_SUFFIXES and not ours
+
+
+def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A name for each file's outputs: its stem; with suffix, folder or number where another file has that name.
+
+    A file keeps the name that it had in an earlier run in the same folder, and no other file gets it.
+    """
+    names = {file: str(row["name"]) for file, row in before.items()}
+    taken = {name.casefold() for name in names.values()}
+    rest = [file for file in files if str(file) not in names]
+    for option in (_stem, _name, lambda file: f"{file.parent.name}_{_name(file)}"):
+        counts = Counter(option(file).casefold() for file in rest)
+        free = {
+            str(f): option(f) for f in rest if counts[option(f).casefold()] == 1 and option(f).casefold() not in taken
+        }
+        names |= free
+        taken |= {name.casefold() for name in free.values()}
+        rest = [file for file in rest if str(file) not in free]
+    for file in rest:
+        numbered = (f"{file.parent.name}_{_name(file)}_{n}" for n in count(1))
+        names[str(file)] = next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[str(file)].casefold())
+    return [names[str(file)] for file in files]
+
+
+def _name(file: Path) -> str:
+    return file.name.replace(".", "_")
+
+
+def _stem(file: Path) -> str:
+    name = file.name
+    for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return file.stem
