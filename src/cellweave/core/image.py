@@ -43,6 +43,8 @@ class Image:
         ``(y, x)`` in micrometres, or None where the file does not tell.
     color
         True when the channels are red, green, blue of a photograph (not fluorescence).
+    interval_s
+        Seconds between the frames of a time lapse, or None where the file does not tell.
     source
         File the image was read from, for messages and provenance.
     facts
@@ -56,6 +58,7 @@ class Image:
     color: bool = False
     source: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    interval_s: float | None = None
 
     def __post_init__(self) -> None:
         where = self.source or "image"
@@ -152,25 +155,33 @@ class Image:
         InputError
             When the image has several times or depths and none was chosen, or the index is outside.
         """
-        key: list[int | slice] = []
-        for axis in self.axes:
-            if axis not in "TZ":
-                key.append(slice(None))
-                continue
-            index, n = (t if axis == "T" else z), self.size(axis)
-            if index is None and n > 1:
+        for axis, index in (("T", t), ("Z", z)):
+            if index is None and self.size(axis) > 1:
                 what, letter = "time points" if axis == "T" else "depths", axis.lower()
                 raise InputError(
-                    f"{self.source or 'image'} has {n} {what} (axes {self.axes}); choose one plane, "
+                    f"{self.source or 'image'} has {self.size(axis)} {what} (axes {self.axes}); choose one plane, "
                     f"for example image.plane({letter}=0), or --plane {letter}=0 on the command line"
                 )
-            index = index or 0
-            if not 0 <= index < n:
-                raise InputError(f"{self.source or 'image'}: {axis.lower()}={index} is outside 0..{n - 1}")
-            key.append(index)
-        if self.axes == "CYX":
+        return self.select(t=t or 0, z=z or 0)
+
+    def select(self, *, t: int | None = None, z: int | None = None) -> Image:
+        """The image at one time, one depth, or both; an axis that is not named stays.
+
+        Raises
+        ------
+        InputError
+            When the index is outside the image.
+        """
+        chosen = {axis: index for axis, index in (("T", t), ("Z", z)) if index is not None}
+        for axis, index in chosen.items():
+            if not 0 <= index < self.size(axis):
+                raise InputError(
+                    f"{self.source or 'image'}: {axis.lower()}={index} is outside 0..{self.size(axis) - 1}"
+                )
+        rest = "".join(axis for axis in self.axes if axis not in chosen)
+        if rest == self.axes:
             return self
-        return replace(self, data=_View(self.data, tuple(key)), axes="CYX")
+        return replace(self, data=_View(self.data, tuple(chosen.get(a, slice(None)) for a in self.axes)), axes=rest)
 
     def read(self, y: slice = slice(None), x: slice = slice(None)) -> NDArray[Any]:
         """Pixels of a region of a (C, Y, X) image as a NumPy array; only the region is read from the file."""

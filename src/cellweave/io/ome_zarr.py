@@ -6,6 +6,7 @@ Source: the specification at https://ngff.openmicroscopy.org (multiscales, omero
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from cellweave.core.errors import ReadError, WriteError
 from cellweave.core.files import atomic_path, write_atomically
 from cellweave.core.labels import Labels, resize_labels
-from cellweave.io.pixels import UNKNOWN, Found, joined, pixel_size, scaled, unnamed_axes
+from cellweave.io.pixels import UNKNOWN, Found, interval, joined, pixel_size, scaled, unnamed_axes
 
 if TYPE_CHECKING:
     import zarr
@@ -55,7 +56,8 @@ def find(path: Path) -> Found:
     if labels:
         facts["labels"] = ", ".join(folder.name for folder in labels)
     names = tuple(str(c.get("label") or "") for c in attributes.get("omero", {}).get("channels", []))
-    return _found(levels[0], axes, facts, names, _pixel_size(image, axes))
+    found = _found(levels[0], axes, facts, names, _pixel_size(image, axes))
+    return replace(found, interval_s=_interval(image, axes))
 
 
 def _found(
@@ -123,7 +125,18 @@ def _axes(path: Path, image: dict[str, Any], ndim: int) -> str:
 
 
 def _pixel_size(image: dict[str, Any], axes: str) -> tuple[float, float] | None:
-    """Scale of level 0, times that of the whole multiscale, in the units of the axes."""
+    scale, units = _scale(image, axes)
+    y, x = (scaled(scale.get(axis), units.get(axis)) for axis in "YX")
+    return pixel_size(y, x)
+
+
+def _interval(image: dict[str, Any], axes: str) -> float | None:
+    scale, units = _scale(image, axes)
+    return interval(scale.get("T"), units.get("T"))
+
+
+def _scale(image: dict[str, Any], axes: str) -> tuple[dict[str, float], dict[str, str | None]]:
+    """Scale of level 0, times that of the whole multiscale, and the unit, of each axis; none where none is given."""
     scale, given = np.ones(len(axes)), False
     for transforms in (image["datasets"][0], image):
         for transform in transforms.get("coordinateTransformations", []):
@@ -131,10 +144,7 @@ def _pixel_size(image: dict[str, Any], axes: str) -> tuple[float, float] | None:
                 scale, given = scale * np.asarray(transform["scale"], float), True
     described = image.get("axes") or [{}] * len(axes)
     units = {axis: item.get("unit") for axis, item in zip(axes, described, strict=True) if isinstance(item, dict)}
-    if not given:
-        return None
-    y, x = (scaled(scale[axes.index(axis)], units.get(axis)) if axis in axes else None for axis in "YX")
-    return pixel_size(y, x)
+    return (dict(zip(axes, scale.tolist(), strict=True)) if given else {}), units
 
 
 def label_folders(path: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,15 @@ UM_PER_UNIT = {
 }
 """Micrometres in one unit of length, as OME, ImageJ and OME-Zarr spell the units."""
 
+SECONDS_PER_UNIT = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86400.0),
+}
+"""Seconds in one unit of time, as OME, ImageJ and OME-Zarr spell the units."""
+
 PRINT_SIZE_UM = 10.0
 """A resolution tag that means larger pixels is for printers (72 to 1200 dpi), not from a microscope."""
 
@@ -48,7 +57,7 @@ class Found:
         One letter a dimension: T, C, Z, Y, X, S for the samples of a photograph; any other means unknown.
     read
         Gives the pixels of a box as an array with as many dimensions as `shape`.
-    channel_names, pixel_size_um, facts
+    channel_names, pixel_size_um, interval_s, facts
         As in `Image`.
     photo
         True when the samples (axis S) are red, green, blue.
@@ -68,6 +77,7 @@ class Found:
     alpha: bool = False
     palette: NDArray[Any] | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    interval_s: float | None = None
 
 
 class LazyPixels:
@@ -207,6 +217,7 @@ def to_image(path: Path, found: Found, axes: str | None = None) -> Image:
         color=color,
         source=str(path),
         facts=dict(found.facts),
+        interval_s=found.interval_s if "T" in order else None,
     )
 
 
@@ -291,9 +302,15 @@ def pixel_size(y: float | None, x: float | None) -> tuple[float, float] | None:
     return float(y), float(x)
 
 
-def scaled(value: float | str | None, unit: str | None) -> float | None:
-    """A length in um, or None when the unit is not one of length."""
-    factor = UM_PER_UNIT.get((unit or "").strip().lower())
+def interval(value: float | str | None, unit: str | None) -> float | None:
+    """A time in seconds when it is known, finite and positive, else None."""
+    seconds = scaled(value, unit, SECONDS_PER_UNIT)
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds > 0 else None
+
+
+def scaled(value: float | str | None, unit: str | None, units: Mapping[str, float] = UM_PER_UNIT) -> float | None:
+    """A length in um (or another quantity in what `units` counts in), or None when the unit is not one of length."""
+    factor = units.get((unit or "").strip().lower())
     try:
         return None if value is None or factor is None else float(value) * factor
     except ValueError:

@@ -123,5 +123,6 @@ def describe(image: Image) -> dict[str, str]:
         "colour": "red, green, blue photograph" if image.color else "no",
         "channel names": ", ".join(name or "(none)" for name in image.channel_names) if named else missing,
         "pixel size": f"{size[0]:.6g} x {size[1]:.6g} um (y, x)" if size else missing,
+        **({} if image.interval_s is None else {"frame interval": f"{image.interval_s:.6g} s"}),
         **{key: value for key, value in image.facts.items() if key != "format"},
     }

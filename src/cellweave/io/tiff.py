@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cellweave.core.errors import ReadError
 from cellweave.core.files import write_atomically
 from cellweave.core.labels import Labels
-from cellweave.io.pixels import Box, Found, joined, pixel_size, scaled, size_from_resolution
+from cellweave.io.pixels import Box, Found, interval, joined, pixel_size, scaled, size_from_resolution
 
 if TYPE_CHECKING:
     import tifffile
@@ -56,7 +56,7 @@ def find(path: Path) -> Found:
         series = tif.series[0]
         key = series.keyframe
         _check_colours(path, key)
-        names, size = _ome(tif) if tif.is_ome else _imagej(tif, series) if tif.is_imagej else ((), None)
+        names, size, step = _ome(tif) if tif.is_ome else _imagej(tif, series) if tif.is_imagej else ((), None, None)
         facts = _facts(tif, series)
         if size is None and not tif.is_ome and not tif.is_imagej:
             size = _resolution(key, facts)
@@ -72,6 +72,7 @@ def find(path: Path) -> Found:
             alpha=samples > 1 and bool(key.extrasamples) and key.extrasamples[-1] in (1, 2),
             palette=_palette(tif, key),
             facts=facts,
+            interval_s=step,
         )
 
 
@@ -137,19 +138,22 @@ def _facts(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> dict[str,
     return facts
 
 
-def _ome(tif: tifffile.TiffFile) -> tuple[tuple[str, ...], tuple[float, float] | None]:
-    """Channel names and pixel size in the OME-XML of the first image (OME model 2016-06)."""
+Described = tuple[tuple[str, ...], tuple[float, float] | None, float | None]
+"""Channel names, pixel size, seconds between frames."""
+
+
+def _ome(tif: tifffile.TiffFile) -> Described:
+    """What the OME-XML tells of the first image (OME model 2016-06)."""
     pixels = ElementTree.fromstring(tif.ome_metadata or "").find("{*}Image/{*}Pixels")
     if pixels is None:
-        return (), None
+        return (), None, None
     names = tuple(channel.get("Name") or "" for channel in pixels.findall("{*}Channel"))
     y, x = (scaled(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX")
-    return names, pixel_size(y, x)
+    step = interval(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
+    return names, pixel_size(y, x), step
 
 
-def _imagej(
-    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> tuple[tuple[str, ...], tuple[float, float] | None]:
+def _imagej(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Described:
     """Slice labels as channel names when the slices are channels; ImageJ's unit with the resolution tags."""
     metadata = tif.imagej_metadata or {}
     labels = metadata.get("Labels") or []
@@ -158,7 +162,8 @@ def _imagej(
     names = tuple(labels) if only_channels and not any(re.match(r"[czt]:\d+/\d+", label) for label in labels) else ()
     unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ")
     y, x = (scaled(_per_pixel(series.keyframe, tag), unit) for tag in ("YResolution", "XResolution"))
-    return names, pixel_size(y, x)
+    step = interval(metadata.get("finterval"), str(metadata.get("tunit", "s")))
+    return names, pixel_size(y, x), step
 
 
 def _per_pixel(key: tifffile.TiffPage, tag: str) -> float | None:
