@@ -2,7 +2,8 @@
 
 from cellweave.models.calibration import Calibration, fit_calibration
 from cellweave.models.cell_segmenter import CellSegmenter
-from cellweave.models.registry import AnyModel, ModelEntry, list_models, load_model, load_segmenter
+from cellweave.models.model_set import Choice, Key, ModelSet
+from cellweave.models.registry import AnyModel, ModelEntry, list_models, load_model, load_segmenter, load_set
 from cellweave.models.segmenter import Segmenter
 from cellweave.models.size_model import SizeModel, fit_size_model
 
@@ -10,7 +11,10 @@ __all__ = [
     "AnyModel",
     "Calibration",
     "CellSegmenter",
+    "Choice",
+    "Key",
     "ModelEntry",
+    "ModelSet",
     "Segmenter",
     "SizeModel",
     "fit_calibration",
@@ -18,4 +22,5 @@ __all__ = [
     "list_models",
     "load_model",
     "load_segmenter",
+    "load_set",
 ]

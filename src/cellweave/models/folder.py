@@ -22,26 +22,26 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write `model.json`, with the hash of what it says."""
+def write_settings(folder: Path, settings: Mapping[str, Any], name: str = SETTINGS) -> None:
+    """Write settings as JSON, with the hash of what they say."""
     signed = dict(settings) | {"settings_sha256": settings_hash(settings)}
-    (folder / SETTINGS).write_text(json.dumps(signed, indent=2) + "\n", encoding="utf-8")
+    (folder / name).write_text(json.dumps(signed, indent=2) + "\n", encoding="utf-8")
 
 
-def read_settings(root: Path) -> dict[str, Any]:
-    """What `model.json` says; to be called within `refusing`.
+def read_settings(root: Path, name: str = SETTINGS) -> dict[str, Any]:
+    """What the JSON file of a model folder says; to be called within `refusing`.
 
     Raises
     ------
     ModelError
         When it is missing, was altered since it was saved, or is from a newer cellweave.
     """
-    _must_exist(root, SETTINGS)
-    settings: dict[str, Any] = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
+    _must_exist(root, name)
+    settings: dict[str, Any] = json.loads((root / name).read_text(encoding="utf-8"))
     if settings["format"] > FORMAT:
         raise ModelError(f"model folder {root} was made by a newer cellweave; update cellweave to use it")
     if settings_hash(settings) != settings["settings_sha256"]:
-        raise _altered(root, SETTINGS)
+        raise _altered(root, name)
     return settings
 
 

@@ -11,6 +11,7 @@ from cellweave.core.files import sha256
 from cellweave.models.cell_segmenter import CellSegmenter, is_cell_segmenter
 from cellweave.models.cellpose_weights import load_cellpose_size_model, load_cellpose_weights
 from cellweave.models.folder import SETTINGS
+from cellweave.models.model_set import SET, ModelSet, is_model_set
 from cellweave.models.segmenter import Segmenter
 from cellweave.prep import Normalisation
 from cellweave.representations import DiffusionFlows
@@ -71,6 +72,11 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     if isinstance(model, (Segmenter, CellSegmenter)):
         return model
     path = Path(model)
+    if is_model_set(path if path.exists() else user_folder() / path):
+        raise ModelError(
+            f"'{model}' is a model set, which picks its models by an image's channels; use it with --model-set, or "
+            "give one of the model folders in it"
+        )
     if not path.exists():
         known = list_models()
         found = next((entry for entry in known if entry.name == str(model)), None)
@@ -84,6 +90,31 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     if not path.is_dir():
         return _from_cellpose(path)
     return CellSegmenter.load(path) if is_cell_segmenter(path) else Segmenter.load(path)
+
+
+def list_sets() -> list[ModelEntry]:
+    """Model sets of the user that can be named."""
+    return [ModelEntry(p.parent.name, p.parent, "user, model set") for p in sorted(user_folder().glob(f"*/{SET}"))]
+
+
+def load_set(name: str | os.PathLike[str] | ModelSet) -> ModelSet:
+    """A model set by name or folder; one that is loaded is returned as it is. A path wins over a name.
+
+    Raises
+    ------
+    ModelError
+        When there is none of that name, or its files are damaged; lists what there is.
+    """
+    if isinstance(name, ModelSet):
+        return name
+    if is_model_set(Path(name)):
+        return ModelSet.load(name)
+    known = list_sets()
+    found = next((entry for entry in known if entry.name == str(name)), None)
+    if found is None:
+        names = ", ".join(entry.name for entry in known) or "none yet; make one with cellweave models add"
+        raise ModelError(f"there is no model set '{name}' (a folder with a {SET}); known sets: {names}")
+    return ModelSet.load(found.path)
 
 
 def load_segmenter(model: AnyModel = "default") -> Segmenter:
