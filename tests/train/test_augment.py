@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from cellweave.prep import Channels, Normalisation
 from cellweave.representations import DiffusionFlows
 from cellweave.train import augment
 from cellweave.train.augment import (
+    AUGMENTATIONS,
+    Augmentation,
     Contrast,
     View,
     batch,
@@ -33,6 +36,7 @@ from cellweave.train.samples import COLOURS, Example, Facts, Preparation, Sample
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FLOWS = DiffusionFlows()
+STILL = Augmentation("any", "none")
 PLAIN = Contrast(1.0, False, False, 1.0, 0.0, (0.0, 0.0), 0.0, 0.0)
 
 
@@ -236,20 +240,24 @@ def some(
     return batch(samples, torch.from_numpy(samples.values), chosen, crop, seed, FLOWS, **options)
 
 
-@pytest.mark.parametrize("contrast", [True, False])
-def test_the_same_seed_gives_the_same_batch(samples: Samples, contrast: bool) -> None:
-    first, second = (some(samples, [0, 1, 2], 64, (3, 1, 4), contrast=contrast) for _ in range(2))
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_same_seed_gives_the_same_batch(samples: Samples, name: str) -> None:
+    way = AUGMENTATIONS[name]
+    first, second = (some(samples, [0, 1, 2], 64, (3, 1, 4), augmentation=way) for _ in range(2))
     assert first[0].shape == (3, 2, 64, 64)
     assert first[1].shape == (3, 3, 64, 64)
     assert first[0].dtype == first[1].dtype == torch.float32
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
-    other = some(samples, [0, 1, 2], 64, (3, 1, 5), contrast=contrast)
+    other = some(samples, [0, 1, 2], 64, (3, 1, 5), augmentation=way)
     assert not torch.equal(first[0], other[0])
 
 
-def test_contrast_changes_no_geometry(samples: Samples) -> None:
-    with_, without = (some(samples, [0, 1, 2], 64, (0,), contrast=c) for c in (True, False))
+@pytest.mark.parametrize("name", ["standard", "microscopy"])
+def test_pixels_change_without_geometry(samples: Samples, name: str) -> None:
+    way = AUGMENTATIONS[name]
+    ways = (way, replace(way, pixels="none"))
+    with_, without = (some(samples, [0, 1, 2], 64, (0,), augmentation=one) for one in ways)
     assert torch.equal(with_[1], without[1])
     assert not torch.equal(with_[0], without[0])
 
@@ -262,10 +270,26 @@ def test_batches_leave_the_samples_as_they_are(samples: Samples) -> None:
 
 
 def test_without_contrast_planes_are_weighted_colours(samples: Samples) -> None:
-    planes, _ = some(samples, [2], 64, (7,), contrast=False)
+    planes, _ = some(samples, [2], 64, (7,), augmentation=STILL)
     view = random_view(samples.facts[2].shape, 64, np.random.default_rng([7, 0]))
     colours, _ = view_of(samples, view, 64, 2)
     np.testing.assert_allclose(planes[0], np.einsum("pc,cyx->pyx", samples.facts[2].weights, colours), atol=1e-6)
+
+
+def test_without_augmentation_crops_are_cut_as_they_are(samples: Samples) -> None:
+    planes, maps = some(samples, [1] * 4, 32, (5,), augmentation=AUGMENTATIONS["none"])
+    array = samples.array(1).astype(np.float32)
+    for one, map_ in zip(planes.numpy(), maps.numpy(), strict=True):
+        places = [
+            (y, x)
+            for y in range(array.shape[1] - 31)
+            for x in range(array.shape[2] - 31)
+            if np.array_equal(array[COLOURS:, y : y + 32, x : x + 32], map_)
+        ]
+        assert places
+        y, x = places[0]
+        around = array[0, max(0, y - 1) : y + 34, max(0, x - 1) : x + 34]
+        assert around.min() - 1e-3 <= one[0].min() <= one[0].max() <= around.max() + 1e-3
 
 
 def test_flows_in_a_batch_have_unit_length_inside_cells(samples: Samples) -> None:
@@ -364,7 +388,7 @@ def test_only_stained_samples_are_mixed(samples: Samples) -> None:
         planes, _ = some(samples, [0, 2], 48, (seed,))
         assert not planes[0, 1].any()
         ratios.append(float(planes[1, 0].std() / planes[1, 1].std().clamp(min=1e-3)))
-    plain, _ = some(samples, [2], 48, (0,), contrast=False)
+    plain, _ = some(samples, [2], 48, (0,), augmentation=STILL)
     assert np.std(ratios) > 0.05 * float(plain[0, 0].std() / plain[0, 1].std())
 
 

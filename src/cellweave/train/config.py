@@ -16,6 +16,7 @@ CHOICES = {
     "net": ("FastUNet", "CellposeUNet", "AnchorUNet"),
     "representation": ("DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"),
     "recipe": ("adamw", "sgd", "cosine"),
+    "augmentation": ("standard", "microscopy", "classical", "none"),
 }
 
 
@@ -61,6 +62,11 @@ class TrainConfig:
         Recipes of the simulation, drawn equally often; empty for a mixture of all.
     reuse
         Crops cut from each simulated picture.
+    augmentation
+        What is random in the crops. ``"standard"``: any turn and size, contrast, blur, noise. ``"microscopy"``: scaling
+        by 0.5 to 1, turns up to 90 degrees, flips, noise of several kinds and brightness, each with probability 0.5
+        (see `cellweave.train.microscopy`). ``"classical"``: of those the scaling, turns and flips. ``"none"``: only the
+        place.
     validation
         Share of the images held out, where no validation data is given.
     patience
@@ -93,6 +99,7 @@ class TrainConfig:
     simulated: float = 0.0
     recipes: tuple[str, ...] = ()
     reuse: int = 3
+    augmentation: Literal["standard", "microscopy", "classical", "none"] = "standard"
     validation: float = 0.1
     patience: int | None = None
     channels: str = "auto"

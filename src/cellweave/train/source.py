@@ -82,9 +82,7 @@ class Source:
         if simulated:
             samples, values = self._current_block(self._block_of(number))
             chosen = rng.integers(len(samples), size=simulated).tolist()
-            parts.append(
-                batch(samples, values, chosen, config.crop, [*seed, 1], self.representation, augmentation=way)
-            )
+            parts.append(batch(samples, values, chosen, config.crop, [*seed, 1], self.representation, augmentation=way))
         if len(parts) == 1:
             return parts[0]
         planes, maps = (torch.cat(kind) for kind in zip(*parts, strict=True))
