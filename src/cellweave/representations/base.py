@@ -93,3 +93,7 @@ class PointRepresentation(MapFormat):
     @abstractmethod
     def decode(self, maps: Maps) -> Points:
         """Maps (M, Y, X) to points with their confidence, their classes and the shape (Y, X)."""
+
+    def count(self, maps: Maps) -> float:
+        """Number of cells that maps (M, Y, X) tell; it need not be whole. Here: of the points that count as cells."""
+        return float(len(self.decode(maps).cells))
