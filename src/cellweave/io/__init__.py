@@ -1,6 +1,6 @@
 """Reading images and labels, writing results: one module a file family."""
 
-from cellweave.io.labels import read_labels, write_labels
+from cellweave.io.labels import read_label_film, read_labels, write_label_film, write_labels
 from cellweave.io.overlay import render_overlay, write_overlay
 from cellweave.io.points import read_annotations, read_points, write_points
 from cellweave.io.reading import describe, read_image
@@ -11,11 +11,13 @@ __all__ = [
     "describe",
     "read_annotations",
     "read_image",
+    "read_label_film",
     "read_labels",
     "read_points",
     "read_seg_npy",
     "read_table",
     "render_overlay",
+    "write_label_film",
     "write_labels",
     "write_overlay",
     "write_points",

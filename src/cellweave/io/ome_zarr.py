@@ -6,7 +6,8 @@ Source: the specification at https://ngff.openmicroscopy.org (multiscales, omero
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,36 +170,63 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
     WriteError
         When `path` exists and is not an OME-Zarr group of the size of the labels.
     """
+    _write(path, _Planes([labels], "yx", pixel_size_um))
+
+
+def write_film(
+    path: Path, frames: Sequence[Labels], pixel_size_um: tuple[float, float] | None, interval_s: float | None
+) -> None:
+    """As `write_labels`, with the axes (t, y, x), frame by frame."""
+    _write(path, _Planes(frames, "tyx", pixel_size_um, interval_s))
+
+
+@dataclass(frozen=True)
+class _Planes:
+    """Labels of one plane or of the frames of a film, as they are written."""
+
+    planes: Sequence[Labels]
+    axes: str
+    pixel_size_um: tuple[float, float] | None
+    interval_s: float | None = None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """() or (T,)."""
+        return (len(self.planes),) if "t" in self.axes else ()
+
+
+def _write(path: Path, labels: _Planes) -> None:
     import zarr
 
+    sizes = [labels.planes[0].shape]
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.mkdir()
             zarr.create_group(temporary, zarr_format=3, attributes={"ome": {"version": "0.5"}})
-            _write_group(temporary / "labels", [labels], pixel_size_um, form=3, image=False)
+            _write_group(temporary / "labels", labels, sizes, form=3, image=False)
         return
     opened = zarr.open(path, mode="r") if recognises(path, b"") else None
     if not isinstance(opened, zarr.Group):
         raise WriteError(f"{path}: exists and is not an OME-Zarr group; choose another name")
     form: int = opened.metadata.zarr_format
-    levels, multiscales = [labels], _ome(opened).get("multiscales")
+    multiscales = _ome(opened).get("multiscales")
     if multiscales:
         arrays = [opened[dataset["path"]] for dataset in multiscales[0]["datasets"]]
         axes = _axes(path, multiscales[0], arrays[0].ndim)
-        sizes = [(a.shape[axes.index("Y")], a.shape[axes.index("X")]) for a in arrays]
-        if sizes[0] != labels.shape:
+        there = [(*labels.lengths, *sizes[0]), tuple(arrays[0].shape[axes.index(a.upper())] for a in labels.axes)]
+        if there[0] != there[1]:
             raise WriteError(
-                f"{path}: its image is {joined(sizes[0])}, the labels are {joined(labels.shape)}; choose another name"
+                f"{path}: its image is {joined(there[1])}, the labels are {joined(there[0])}; choose another name"
             )
-        levels = [resize_labels(labels, height, width) for height, width in sizes]
-        pixel_size_um = pixel_size_um or _pixel_size(multiscales[0], axes)
+        sizes = [(a.shape[axes.index("Y")], a.shape[axes.index("X")]) for a in arrays]
+        labels = replace(labels, pixel_size_um=labels.pixel_size_um or _pixel_size(multiscales[0], axes))
     folder = path / "labels"
     if not recognises(folder, b""):
         with atomic_path(folder) as temporary:
-            _write_group(temporary, levels, pixel_size_um, form=form, image=bool(multiscales))
+            _write_group(temporary, labels, sizes, form=form, image=bool(multiscales))
         return
     with atomic_path(folder / LABELS_NAME) as temporary:
-        _write_image(temporary, levels, pixel_size_um, form=form, image=bool(multiscales))
+        _write_image(temporary, labels, sizes, form=form, image=bool(multiscales))
     names = [*(f.name for f in label_folders(path) if f.name != LABELS_NAME), LABELS_NAME]
     metadata = folder / ("zarr.json" if form == 3 else ".zattrs")
     content = json.loads(metadata.read_text()) if metadata.exists() else {}
@@ -209,34 +237,38 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
     write_atomically(metadata, lambda temporary: temporary.write_text(json.dumps(content, indent=2)))
 
 
-def _write_group(
-    path: Path, levels: list[Labels], pixel_size_um: tuple[float, float] | None, *, form: int, image: bool
-) -> None:
+def _write_group(path: Path, labels: _Planes, sizes: list[tuple[int, ...]], *, form: int, image: bool) -> None:
     """The group `labels` with one label image in it."""
     import zarr
 
     names: dict[str, Any] = {"labels": [LABELS_NAME]}
     attributes = {"ome": {"version": "0.5", **names}} if form == 3 else names
     zarr.create_group(path, zarr_format=form, attributes=attributes)
-    _write_image(path / LABELS_NAME, levels, pixel_size_um, form=form, image=image)
+    _write_image(path / LABELS_NAME, labels, sizes, form=form, image=image)
 
 
-def _write_image(
-    path: Path, levels: list[Labels], pixel_size_um: tuple[float, float] | None, *, form: int, image: bool
-) -> None:
-    """A multiscale label image; `image`: it lies in the group of the image that it labels."""
+def _write_image(path: Path, labels: _Planes, sizes: list[tuple[int, ...]], *, form: int, image: bool) -> None:
+    """A multiscale label image of levels of some sizes; `image`: it lies in the group of the image that it labels."""
     import zarr
 
-    unit = {} if pixel_size_um is None else {"unit": "micrometer"}
-    size = np.array(pixel_size_um or (1.0, 1.0))
-    scales = [(size * levels[0].shape / level.shape).tolist() for level in levels]
+    units = {} if labels.pixel_size_um is None else dict.fromkeys("yx", "micrometer")
+    units |= {} if labels.interval_s is None else {"t": "second"}
+    pixel, first = np.array(labels.pixel_size_um or (1.0, 1.0)), np.array(sizes[0])
+    times = [labels.interval_s or 1.0] * len(labels.lengths)
     version = {"version": "0.5" if form == 3 else "0.4"}
     multiscale: dict[str, Any] = {
         "name": LABELS_NAME,
-        "axes": [{"name": name, "type": "space", **unit} for name in "yx"],
+        "axes": [
+            {"name": name, "type": "time" if name == "t" else "space"}
+            | ({"unit": units[name]} if name in units else {})
+            for name in labels.axes
+        ],
         "datasets": [
-            {"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": scale}]}
-            for i, scale in enumerate(scales)
+            {
+                "path": str(i),
+                "coordinateTransformations": [{"type": "scale", "scale": times + (pixel * first / size).tolist()}],
+            }
+            for i, size in enumerate(sizes)
         ],
     }
     label = {"source": {"image": "../../"}} if image else {}
@@ -246,14 +278,19 @@ def _write_image(
         else {"multiscales": [{**version, **multiscale}], "image-label": {**version, **label}}
     )
     group = zarr.create_group(path, zarr_format=form, attributes=ome)
-    small = levels[0].size == 0 or levels[0].max() <= np.iinfo(np.uint16).max
-    options = {"dimension_names": ("y", "x")} if form == 3 else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-    for i, level in enumerate(levels):
+    small = max((int(plane.max()) for plane in labels.planes if plane.size), default=0) <= np.iinfo(np.uint16).max
+    options: dict[str, Any] = (
+        {"dimension_names": tuple(labels.axes)}
+        if form == 3
+        else {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    )
+    for i, size in enumerate(sizes):
         array = group.create_array(
             str(i),
-            shape=level.shape,
+            shape=(*labels.lengths, *size),
             dtype=np.uint16 if small else np.uint32,
-            chunks=tuple(max(1, min(_CHUNK, n)) for n in level.shape),
+            chunks=(*(1 for _ in labels.lengths), *(max(1, min(_CHUNK, n)) for n in size)),
             **options,
         )
-        array[:] = level
+        for t, plane in enumerate(labels.planes):
+            array[(t,) if labels.lengths else ...] = plane if i == 0 else resize_labels(plane, *size)

@@ -9,7 +9,7 @@ import re
 import uuid
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -348,11 +348,31 @@ class _Segments:
 
 def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] | None) -> None:
     """OME-TIFF, uint16 or uint32, deflated; pixel size in the OME-XML and in the resolution tags."""
+    _write(path, [labels], labels.shape, pixel_size_um, {"axes": "YX"})
+
+
+def write_film(
+    path: Path, frames: Sequence[Labels], pixel_size_um: tuple[float, float] | None, interval_s: float | None
+) -> None:
+    """As `write_labels`, with the axes (T, Y, X), frame by frame."""
+    metadata: dict[str, Any] = {"axes": "TYX"}
+    if interval_s is not None:
+        metadata |= {"TimeIncrement": interval_s, "TimeIncrementUnit": "s"}
+    _write(path, frames, (len(frames), *frames[0].shape), pixel_size_um, metadata)
+
+
+def _write(
+    path: Path,
+    planes: Sequence[Labels],
+    shape: tuple[int, ...],
+    pixel_size_um: tuple[float, float] | None,
+    metadata: dict[str, Any],
+) -> None:
     import tifffile
 
-    small = labels.size == 0 or labels.max() <= np.iinfo(np.uint16).max
-    pixels = labels.astype(np.uint16 if small else np.uint32)
-    metadata: dict[str, Any] = {"axes": "YX", "UUID": _identity(path, pixels)}
+    small = max((int(plane.max()) for plane in planes if plane.size), default=0) <= np.iinfo(np.uint16).max
+    dtype = np.dtype(np.uint16 if small else np.uint32)
+    metadata = metadata | {"UUID": _identity(path, planes, shape, dtype)}
     resolution: dict[str, Any] = {}
     if pixel_size_um is not None:
         y, x = pixel_size_um
@@ -363,12 +383,15 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
             "PhysicalSizeYUnit": "µm",
         }
         resolution = {"resolution": (1e4 / x, 1e4 / y), "resolutionunit": "CENTIMETER"}
+    pixels = (plane.astype(dtype) for plane in planes)
 
     def write(temporary: Path) -> None:
         tifffile.imwrite(
             temporary,
-            pixels,
-            bigtiff=pixels.nbytes > _BIG,
+            next(pixels) if len(shape) == 2 else pixels,
+            shape=shape,
+            dtype=dtype,
+            bigtiff=math.prod(shape) * dtype.itemsize > _BIG,
             photometric="minisblack",
             compression="zlib",
             software="cellweave",
@@ -380,7 +403,9 @@ def write_labels(path: Path, labels: Labels, pixel_size_um: tuple[float, float] 
     write_atomically(path, write)
 
 
-def _identity(path: Path, pixels: NDArray[Any]) -> str:
+def _identity(path: Path, planes: Sequence[Labels], shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
     """An identity that is the same whenever the same labels are written under the same name."""
-    content = f"{path.name!a} {pixels.shape} {zlib.crc32(pixels.tobytes())}"
-    return f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, content)}"
+    check = 0
+    for plane in planes:
+        check = zlib.crc32(plane.astype(dtype).tobytes(), check)
+    return f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{path.name!a} {shape} {check}')}"
