@@ -25,7 +25,6 @@ chosen on `val`, so that `val` tells of images that had no part in the training.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,16 +33,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from _runs import command_line, is_done
 from _trainings import DATA, SEED, free_examples, free_sets
 from cellweave.core.cleaning import clean_labels
-from cellweave.core.progress import console_progress
 from cellweave.models import CellSegmenter, Segmenter, load_segmenter
 from cellweave.models.cell_segmenter import GENERAL, OMNIPOSE
 from cellweave.prep.modality import modality
 from cellweave.simulate import RECIPES
 from cellweave.train import Example, TrainConfig
 from cellweave.train.api import MODEL
-from cellweave.train.loop import CHECKPOINT, FEWEST_STEPS
+from cellweave.train.loop import FEWEST_STEPS
 from cellweave.train.self_training import PSEUDO, group_shares, pseudo_labels, run_stage
 from record import REPOSITORY
 
@@ -135,14 +134,10 @@ def clean_examples() -> tuple[Example, ...]:
     return tuple(replace(e, labels=clean_labels(e.labels)[0]) for e in free_examples("train"))
 
 
-def is_done(name: str) -> bool:
-    return (RUNS / name / MODEL).is_dir()
-
-
 def trained(name: str, device: str = "auto") -> Segmenter:
     """The model of a training; made now where it is not there yet, after the one that it starts from."""
     folder, training = RUNS / name, TRAININGS[name]
-    if not is_done(name):
+    if not is_done(folder):
         base = trained(training.base, device) if training.base else None
         print(f"training {name}", flush=True)
         chosen = training.select(clean_examples())
@@ -185,33 +180,12 @@ def system(device: str = "auto") -> CellSegmenter:
     return CellSegmenter(branches, name="cell-segmenter").save(RUNS / SYSTEM)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(
-        prog="benchmarks/_cell_segmenter_trainings.py", description="Train models of the benchmark cell-segmenter."
-    )
-    arguments.add_argument("names", nargs="*", metavar="NAME", help="which; --list tells")
-    arguments.add_argument("--list", action="store_true", help="what there is, and what is done")
-    arguments.add_argument("--all", action="store_true", help="all that are not done")
-    arguments.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    chosen = arguments.parse_args()
-    unknown = [name for name in chosen.names if name not in TRAININGS]
-    if unknown or not (chosen.list or chosen.all or chosen.names):
-        arguments.error(f"name one or more of {', '.join(TRAININGS)}; or --all, or --list")
-    if chosen.list:
-        for name, training in TRAININGS.items():
-            state = "done" if is_done(name) else "started" if (RUNS / name / CHECKPOINT).is_file() else ""
-            minutes = training.steps * training.seconds / 60
-            print(f"{name:<14} {training.steps:>5} steps, about {minutes:.0f} min on two cores  {state}")
-        return
-    for name in TRAININGS if chosen.all else chosen.names:
-        trained(name, chosen.device)
-    if chosen.all:
-        system(chosen.device)
+def make(name: str, device: str) -> None:
+    """The model of a training; with the last branch, the whole system, too."""
+    trained(name, device)
+    if all(is_done(RUNS / branch) for branch in BRANCHES):
+        system(device)
 
 
 if __name__ == "__main__":
-    try:
-        with console_progress():
-            main()
-    except KeyboardInterrupt:
-        raise SystemExit("Stopped. The same command goes on where it was stopped.") from None
+    command_line("_cell_segmenter_trainings.py", TRAININGS, RUNS, make)

@@ -13,7 +13,6 @@ image is held out and no epoch chosen on `val`, so that `val` tells of images th
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -26,15 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 
+from _runs import command_line, is_done
 from cellweave.core.device import choose_device
 from cellweave.core.files import write_atomically
 from cellweave.core.image import Image
 from cellweave.core.labels import median_diameter
-from cellweave.core.progress import console_progress, report
+from cellweave.core.progress import report
 from cellweave.models import Segmenter, load_model
 from cellweave.predict.maps import Planes, Runner
 from cellweave.prep import Resampling
 from cellweave.train import Example, TrainConfig, train
+from cellweave.train.api import MODEL
 from cellweave.train.loop import CHECKPOINT, FEWEST_STEPS
 from record import REPOSITORY
 
@@ -46,8 +47,6 @@ RUNS = REPOSITORY / "runs" / "papers"
 SEED = 0
 CLUSTERS = 10
 STYLE_SIDE = 512
-STEP_SECONDS = 0.3
-"""Of 8 crops of 224 px on two processor cores; for the list only."""
 
 T = TypeVar("T")
 Styles = NDArray[np.float32]
@@ -67,12 +66,15 @@ class Training:
         Name of the training that it starts from; empty: from scratch.
     settings
         Of `TrainConfig`, besides.
+    seconds
+        Of a step on two processor cores, about; for the list only.
     """
 
     select: Callable[[Sequence[Example]], list[Example]]
     steps: int
     base: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.3
 
 
 def evenly(items: Sequence[T], n: int) -> list[T]:
@@ -115,9 +117,9 @@ def one_cluster(members: Sequence[Example], k: int) -> list[Example]:
 STAR = {"representation": "StarConvex"}
 TRAININGS = {
     "specialist": Training(one_kind, 1500),
-    "specialist_star": Training(one_kind, 1500, settings=STAR),
+    "specialist_star": Training(one_kind, 1500, settings=STAR, seconds=0.7),
     "generalist": Training(all_kinds, 1500),
-    "generalist_star": Training(all_kinds, 1500, settings=STAR),
+    "generalist_star": Training(all_kinds, 1500, settings=STAR, seconds=0.7),
     "fine_tuned": Training(all_kinds, 1000, "specialist"),
     "fine_tuned_merged": Training(all_kinds, 1000, "specialist", {"channels": "merged"}),
     # As many steps with about as many pixels: 2 crops of 512 px for 8 of 224 px.
@@ -133,20 +135,16 @@ def free_examples(split: str) -> tuple[Example, ...]:
     return tuple(examples(DATA, free_sets(DATA), split))
 
 
-def is_done(name: str) -> bool:
-    return (RUNS / name / "model").is_dir()
-
-
 def trained(name: str, device: str = "auto") -> Segmenter:
     """The model of a training; made now where it is not there yet, after the one that it starts from."""
     folder = RUNS / name
-    if not is_done(name):
+    if not is_done(folder):
         print(f"training {name}", flush=True)
         training = TRAININGS[name]
         base = training.base or None
         if base:
             trained(base, device)
-            base = str(RUNS / base / "model")
+            base = str(RUNS / base / MODEL)
         chosen = training.select(free_examples("train"))
         batches = max(FEWEST_STEPS, len(chosen) // training.settings.get("batch_size", TrainConfig.batch_size))
         config = TrainConfig(
@@ -160,7 +158,7 @@ def trained(name: str, device: str = "auto") -> Segmenter:
         )
         train(chosen, config, resume=(folder / CHECKPOINT).is_file())
         shutil.rmtree(folder / "cache", ignore_errors=True)
-    return load_model(folder / "model")
+    return load_model(folder / MODEL)
 
 
 def style_clusters() -> tuple[Styles, NDArray[np.int32]]:
@@ -210,29 +208,5 @@ def nearest(one: Styles, centroids: Styles) -> int:
     return int(np.argmin(((centroids - one) ** 2).sum(axis=1)))
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(prog="benchmarks/_trainings.py", description="Train models of the experiments.")
-    arguments.add_argument("names", nargs="*", metavar="NAME", help="which; --list tells")
-    arguments.add_argument("--list", action="store_true", help="what there is, and what is done")
-    arguments.add_argument("--all", action="store_true", help="all that are not done")
-    arguments.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    chosen = arguments.parse_args()
-    unknown = [name for name in chosen.names if name not in TRAININGS]
-    if unknown or not (chosen.list or chosen.all or chosen.names):
-        arguments.error(f"name one or more of {', '.join(TRAININGS)}; or --all, or --list")
-    if chosen.list:
-        for name, training in TRAININGS.items():
-            state = "done" if is_done(name) else "started" if (RUNS / name / CHECKPOINT).is_file() else ""
-            minutes = training.steps * STEP_SECONDS / 60
-            print(f"{name:<18} {training.steps:>5} steps, about {minutes:.1f} min on two cores  {state}")
-        return
-    for name in TRAININGS if chosen.all else chosen.names:
-        trained(name, chosen.device)
-
-
 if __name__ == "__main__":
-    try:
-        with console_progress():
-            main()
-    except KeyboardInterrupt:
-        raise SystemExit("Stopped. The same command goes on where it was stopped.") from None
+    command_line("_trainings.py", TRAININGS, RUNS, trained)

@@ -182,7 +182,7 @@ def test_self_training_learns_from_what_its_base_finds(
     monkeypatch.setattr(trainings, "run_stage", noted)
     model = trainings.trained("student", "cpu")
     assert {e.group for e in given[0]} == {"", "pseudo"}
-    assert trainings.is_done("student")
+    assert trainings.is_done(trainings.RUNS / "student")
     assert trainings.trained("student", "cpu").hash == model.hash
     assert len(given) == 1
 

@@ -187,7 +187,35 @@ def test_a_training_is_made_once_and_cleans_up(
     monkeypatch.setattr(trainings, "RUNS", tmp_path)
     monkeypatch.setattr(trainings, "free_examples", lambda split: [squares(64, 8), squares(64, 10)])
     model = trainings.trained("tuned", "cpu")
-    assert trainings.is_done("base")
+    assert trainings.is_done(tmp_path / "base")
     assert not (tmp_path / "tuned" / "cache").exists()
     monkeypatch.setattr(trainings, "free_examples", None)
     assert trainings.trained("tuned", "cpu").hash == model.hash
+
+
+def test_trainings_are_listed_and_made_by_name(
+    trainings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import _runs
+
+    (tmp_path / "generalist" / "model").mkdir(parents=True)
+    assert "generalist" in trainings.TRAININGS
+    made: list[tuple[str, str]] = []
+
+    def command(*words: str) -> None:
+        monkeypatch.setattr("sys.argv", ["script", *words])
+        _runs.command_line("script", trainings.TRAININGS, tmp_path, lambda *order: made.append(order))
+
+    command("--list")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(trainings.TRAININGS)
+    assert [line.split()[0] for line in lines if line.endswith("done")] == ["generalist"]
+    assert made == []
+    command("generalist", "specialist", "--device", "cpu")
+    assert made == [("generalist", "cpu"), ("specialist", "cpu")]
+    command("--all")
+    assert [name for name, _ in made[2:]] == list(trainings.TRAININGS)
+    for words in ([], ["nonsense"]):
+        with pytest.raises(SystemExit):
+            command(*words)
+        assert "generalist_star" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""The command line of the scripts that train models for benchmarks, and which of their runs are done."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cellweave.core.progress import console_progress
+from cellweave.train.api import MODEL
+from cellweave.train.loop import CHECKPOINT
+
+
+class Planned(Protocol):
+    """A training, as far as the list tells of it."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seconds(self) -> float:
+        """Of a step on two processor cores, about."""
+
+
+def is_done(run: Path) -> bool:
+    """Whether the run in this folder has made its model."""
+    return (run / MODEL).is_dir()
+
+
+def state(run: Path) -> str:
+    """For people: done, started or nothing yet."""
+    return "done" if is_done(run) else "started" if (run / CHECKPOINT).is_file() else ""
+
+
+def listing(trainings: Mapping[str, Planned], runs: Path) -> str:
+    """One line a training: how long it takes, and whether it is done."""
+    width = max(map(len, trainings))
+    lines = []
+    for name, training in trainings.items():
+        minutes = training.steps * training.seconds / 60
+        lines.append(
+            f"{name:<{width}} {training.steps:>6} steps, about {minutes:.1f} min on two cores  {state(runs / name)}"
+        )
+    return "\n".join(lines)
+
+
+def command_line(script: str, trainings: Mapping[str, Planned], runs: Path, make: Callable[[str, str], object]) -> None:
+    """Names of trainings, --all or --list; `make` gets a name and a device. Runs are in folders of `runs`."""
+    arguments = argparse.ArgumentParser(prog=f"benchmarks/{script}", description="Train models of a benchmark.")
+    arguments.add_argument("names", nargs="*", metavar="NAME", help="which; --list tells")
+    arguments.add_argument("--list", action="store_true", help="what there is, and what is done")
+    arguments.add_argument("--all", action="store_true", help="all that are not done")
+    arguments.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    chosen = arguments.parse_args()
+    unknown = [name for name in chosen.names if name not in trainings]
+    if unknown or not (chosen.list or chosen.all or chosen.names):
+        arguments.error(f"name one or more of {', '.join(trainings)}; or --all, or --list")
+    if chosen.list:
+        print(listing(trainings, runs))
+        return
+    try:
+        with console_progress():
+            for name in trainings if chosen.all else chosen.names:
+                make(name, chosen.device)
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped. The same command goes on where it was stopped.") from None
