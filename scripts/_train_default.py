@@ -39,8 +39,9 @@ RECIPES = {
     "FastUNet": Recipe(
         "default", ({"epochs": 270, "simulated": 0.5}, {"epochs": 60, "simulated": 0.5, "learning_rate": 1e-3})
     ),
-    "CellposeUNet": Recipe("cellpose-unet", ({"epochs": 60, "simulated": 0.5, "diameter": 24.0},)),
+    "CellposeUNet": Recipe("cellpose-unet", ({"epochs": 32, "simulated": 0.5, "diameter": 24.0, "crop": 128},)),
 }
+"""A step of CellposeUNet takes ten times as long: it learns from fewer and smaller crops."""
 
 
 def main() -> None:
