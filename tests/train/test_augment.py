@@ -117,6 +117,19 @@ def test_kernel_and_torch_cut_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.equal(a, b)
 
 
+def test_unknown_pixels_stay_unknown_and_what_is_outside_is_known(way: str) -> None:
+    """The first pixel is unknown: it stands in for those outside while they are looked up."""
+    array = rng(0).normal(size=(COLOURS + 2, 40, 30)).astype(np.float16)
+    array[COLOURS:, :7, :11] = np.nan
+    samples = make_samples(array)
+    view = View(np.array([[0.0, -1.0], [1.0, 0.0]]), (20.0, 15.0))
+    colours, maps = take_views(torch.from_numpy(samples.values), [0], [(40, 30)], [view], 64)
+    assert torch.isfinite(colours).all()
+    assert int(maps[0, 0].isnan().sum()) == 7 * 11
+    assert torch.equal(maps[0, 0].isnan(), maps[0, 1].isnan())
+    assert maps[0, :, 0].tolist() == [[0.0] * 64] * 2
+
+
 def test_the_kernel_reads_nothing_outside_of_the_values() -> None:
     values = torch.zeros((100, 6), dtype=torch.float16)
     for start, shape in ((-1, (2, 2)), (97, (2, 2)), (0, (11, 10)), (0, (-1, 10))):

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace cellweave {
 namespace {
@@ -15,6 +16,11 @@ inline float from_half(uint16_t bits) {
   float value;
   std::memcpy(&value, &shifted, sizeof value);
   return bits & 0x8000 ? -value * 0x1p112f : value * 0x1p112f;
+}
+
+// The same for maps, in which a NaN says that the truth is not known. (Colours are finite.)
+inline float from_half_or_nan(uint16_t bits) {
+  return (bits & 0x7fff) > 0x7c00 ? std::numeric_limits<float>::quiet_NaN() : from_half(bits);
 }
 
 struct Sample {
@@ -37,7 +43,7 @@ CELLWEAVE_WIDE void take_row(const Sample& sample, float y0, float x0, float dy,
     const int64_t row = static_cast<int64_t>(std::floor(y)), column = static_cast<int64_t>(std::floor(x));
     if (sample.inside(row, column)) {
       const uint16_t* from = sample.at(row, column) + kColours;
-      for (int64_t m = 0; m < depth - kColours; ++m) maps[m * plane + k] = from_half(from[m]);
+      for (int64_t m = 0; m < depth - kColours; ++m) maps[m * plane + k] = from_half_or_nan(from[m]);
     } else {
       for (int64_t m = 0; m < depth - kColours; ++m) maps[m * plane + k] = 0;
     }

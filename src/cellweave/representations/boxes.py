@@ -44,11 +44,12 @@ class TrueBoxes(NamedTuple):
     counts: torch.Tensor
 
 
-def true_boxes(code: torch.Tensor, size: torch.Tensor) -> TrueBoxes:
+def true_boxes(code: torch.Tensor, size: torch.Tensor, known: torch.Tensor | None = None) -> TrueBoxes:
     """Bounding boxes of the objects of a batch of crops.
 
     A box counts unless less than 20 % of its object's pixels are left in the crop (Hu et al. 2022, Sec. 3.2.2). Two
-    objects of one image that share a code, of which much more is there than one object has, do not count either.
+    objects of one image that share a code, of which much more is there than one object has, do not count either; nor
+    does a box that touches pixels where the truth is not known, since its object may go on there.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ def true_boxes(code: torch.Tensor, size: torch.Tensor) -> TrueBoxes:
         (B, Y, X) whole numbers of any dtype, 0 = background: the number of each pixel's object.
     size
         (B, Y, X): square root of the area in px that the pixel's whole object has.
+    known
+        (B, Y, X) bool: where the truth is known; None for everywhere.
 
     Returns
     -------
@@ -77,7 +80,18 @@ def true_boxes(code: torch.Tensor, size: torch.Tensor) -> TrueBoxes:
     found = (bottom >= 0).nonzero()[:, 0]
     boxes = torch.stack([top, left, bottom + 1, right + 1], dim=1)[found].float()
     counts = (share[found] >= SMALLEST_SHARE) & (share[found] <= LARGEST_SHARE)
+    if known is not None:
+        counts &= ~_touched(boxes.long(), found // codes, ~known)
     return TrueBoxes(boxes, found // codes, counts)
+
+
+def _touched(boxes: torch.Tensor, image: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """(N,) whether each box (N, 4) of an image (N,) holds pixels of `where` (B, Y, X), or lies beside some."""
+    sums = F.pad(where.long().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    top, left = (boxes[:, :2] - 1).clamp(min=0).unbind(1)
+    bottom, right = torch.minimum(boxes[:, 2:] + 1, boxes.new_tensor(where.shape[1:])).unbind(1)
+    around = sums[image, bottom, right] - sums[image, top, right] - sums[image, bottom, left] + sums[image, top, left]
+    return around > 0
 
 
 def decode_boxes(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +185,12 @@ def assign_anchors(boxes: torch.Tensor, rows: int, columns: int) -> tuple[torch.
 
 
 def detection_loss(
-    numbers: torch.Tensor, truth: TrueBoxes, *, box: float = 0.05, objectness: float = 1.0
+    numbers: torch.Tensor,
+    truth: TrueBoxes,
+    *,
+    known: torch.Tensor | None = None,
+    box: float = 0.05,
+    objectness: float = 1.0,
 ) -> torch.Tensor:
     """Loss of a detection head (Hu et al. 2022, Eq. 2-4, the rest as YOLOv5).
 
@@ -182,7 +201,8 @@ def detection_loss(
     by the sum over the batch.
 
     Boxes that do not count are in neither mean nor in n_k, and anchors that only they have are left out of o_k: the net
-    is not told that the rest of a cell at the border of a crop is background. The paper's Eq. 4 has no class term; with
+    is not told that the rest of a cell at the border of a crop is background. Left out, too, are anchors of no box in
+    cells of the grid where the truth is not known wholly. The paper's Eq. 4 has no class term; with
     one class it is small, and lifts the score to the objectness.
 
     Parameters
@@ -191,6 +211,8 @@ def detection_loss(
         (B, 3, 6, Y / 8, X / 8), see `NetOutput.boxes`.
     truth
         See `true_boxes`.
+    known
+        (B, Y, X) bool: where the truth is known; None for everywhere.
     box, objectness
         Balance factors.
 
@@ -216,6 +238,9 @@ def detection_loss(
     logits = numbers[:, :, 4].reshape(-1)
     target, weight = torch.zeros_like(logits), torch.ones_like(logits)
     target.scatter_reduce_(0, slot[counts], overlap.detach()[counts].clamp(min=0), "amax")
+    if known is not None:
+        free = -F.max_pool2d(-known[:, None].float(), GRID).expand(-1, anchor_count, -1, -1)
+        weight = free.flatten().to(logits)
     weight[slot[~counts]] = 0
     weight[slot[counts]] = 1
     wrong = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")

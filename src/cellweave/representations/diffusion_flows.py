@@ -84,7 +84,7 @@ class DiffusionFlows(Representation):
         return maps
 
     def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
-        """``|y01 - 5 flow|^2 + BCE(sigmoid(y2), inside)``, each a mean over pixels (challenge paper, Eq. 3)."""
+        """``|y01 - 5 flow|^2 + BCE(sigmoid(y2), inside)``, each a mean over known pixels (challenge paper, Eq. 3)."""
         return flow_loss(output, target)
 
     def from_output(self, output: NetOutput) -> torch.Tensor:

@@ -80,7 +80,7 @@ class DistanceFlows(Representation):
         return maps
 
     def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
-        """``|y01 - 5 flow|^2 + BCE(sigmoid(y2), inside) + BCE(sigmoid(y3), boundary)``, each a mean over pixels.
+        """``|y01 - 5 flow|^2 + BCE(sigmoid(y2), inside) + BCE(sigmoid(y3), boundary)``, each a mean over known pixels.
 
         The terms that Cutler et al. add for the flow's divergence and paths are left out.
         """

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from cellweave import _kernels
 from cellweave.core.labels import Labels
 from cellweave.core.output import NetOutput
+from cellweave.representations.known import known_mean, split_known
 
 FLOW_FACTOR = 5.0
 """Flows are multiplied by this in the loss, to weigh as much as cross-entropies (Cellpose, "U-net architecture")."""
 
 
 def flow_loss(output: NetOutput, target: torch.Tensor) -> torch.Tensor:
-    """``|y01 - 5 flow|^2 + sum of BCE(sigmoid(y_k), map k)`` over the other maps, each a mean over pixels."""
+    """``|y01 - 5 flow|^2 + sum of BCE(sigmoid(y_k), map k)`` over the other maps, each a mean over known pixels."""
     outputs = output.maps.float()
-    loss = F.mse_loss(outputs[:, :2], FLOW_FACTOR * target[:, :2])
+    target, known = split_known(target)
+    loss = known_mean(F.mse_loss(outputs[:, :2], FLOW_FACTOR * target[:, :2], reduction="none"), known)
     for k in range(2, target.shape[1]):
-        loss = loss + F.binary_cross_entropy_with_logits(outputs[:, k], target[:, k])
+        error = F.binary_cross_entropy_with_logits(outputs[:, k], target[:, k], reduction="none")
+        loss = loss + known_mean(error, known)
     return loss
 
 

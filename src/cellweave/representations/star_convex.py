@@ -14,6 +14,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels, as_labels, relabel
 from cellweave.core.output import NetOutput
 from cellweave.representations.base import Maps, Representation
+from cellweave.representations.known import known_mean, split_known
 
 DISTANCE_UNIT = 10.0
 """Distances in px of one unit of a net's output, so that outputs of order one mean cells of usual size."""
@@ -82,13 +83,16 @@ class StarConvex(Representation):
         """``BCE(sigmoid(y0), p) + 0.2 * (MAE in cells, weighted by p, + 1e-4 * mean |distance| outside)``.
 
         p is the probability of `target`; the errors of the distances, in px, are means over the rays (Weigert et al.
-        2020, Eq. 2-4, with the weights of StarDist's package, and as there divided by the mean of p).
+        2020, Eq. 2-4, with the weights of StarDist's package, and as there divided by the mean of p). All means over
+        pixels are over known ones.
         """
-        outputs, probability, distances = output.maps.float(), target[:, 0], target[:, 1:]
-        predicted = DISTANCE_UNIT * outputs[:, 1:]
-        found = F.binary_cross_entropy_with_logits(outputs[:, 0], probability)
-        inside = (probability * (predicted - distances).abs().mean(dim=1)).mean() / (probability.mean() + 1e-7)
-        outside = ((probability == 0) * predicted.abs().mean(dim=1)).mean()
+        outputs = output.maps.float()
+        target, known = split_known(target)
+        probability, distances, predicted = target[:, 0], target[:, 1:], DISTANCE_UNIT * outputs[:, 1:]
+        found = known_mean(F.binary_cross_entropy_with_logits(outputs[:, 0], probability, reduction="none"), known)
+        error = probability * (predicted - distances).abs().mean(dim=1)  # 0 where unknown, as the probability is
+        inside = error.mean() / (probability.mean() + 1e-7)
+        outside = known_mean((probability == 0) * predicted.abs().mean(dim=1), known)
         return found + DISTANCE_WEIGHT * (inside + BACKGROUND_WEIGHT * outside)
 
     def from_output(self, output: NetOutput) -> torch.Tensor:

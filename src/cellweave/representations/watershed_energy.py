@@ -17,6 +17,7 @@ from cellweave.core.output import NetOutput
 from cellweave.core.watershed import watershed
 from cellweave.representations.base import Maps, Representation
 from cellweave.representations.boxes import decode_boxes, detection_loss, non_maximum_suppression, true_boxes
+from cellweave.representations.known import known_mean, split_known
 
 SEGMENTATION_WEIGHT = 0.1
 """beta of Eq. 5. The published code has 0.01, for means over pixels as here, and trains for 80 hours; with it the
@@ -171,7 +172,8 @@ class WatershedEnergy(Representation):
     def loss(self, output: NetOutput, target: torch.Tensor) -> torch.Tensor:
         """``32 * (detection + 0.1 * (BCE(foreground) + MSE(energy)))``, the last two means over pixels (Eq. 1 and 5).
 
-        `target` is (B, 3, Y, X) as of `targets`; `detection_loss` is Eq. 2-4.
+        `target` is (B, 3, Y, X) as of `targets`; `detection_loss` is Eq. 2-4. Means are over known pixels; which boxes
+        and anchors are left out where the truth is not known, `true_boxes` and `detection_loss` say.
 
         Raises
         ------
@@ -179,10 +181,11 @@ class WatershedEnergy(Representation):
             When the net gives no boxes, or another number of maps.
         """
         maps, boxes = self._parts(output)
-        target = target.float()
-        foreground = F.binary_cross_entropy_with_logits(maps[:, 0], (target[:, 1] > 0).float())
-        segmentation = foreground + F.mse_loss(maps[:, 1], target[:, 0])
-        detection = detection_loss(boxes, true_boxes(target[:, 1], target[:, 2]))
+        target, known = split_known(target)
+        inside = (target[:, 1] > 0).float()
+        foreground = known_mean(F.binary_cross_entropy_with_logits(maps[:, 0], inside, reduction="none"), known)
+        segmentation = foreground + known_mean(F.mse_loss(maps[:, 1], target[:, 0], reduction="none"), known)
+        detection = detection_loss(boxes, true_boxes(target[:, 1], target[:, 2], known), known=known)
         return LOSS_SCALE * (detection + SEGMENTATION_WEIGHT * segmentation)
 
     def from_output(self, output: NetOutput) -> torch.Tensor:

@@ -64,7 +64,8 @@ def take_views(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Crops of samples that lie in `values` (P, 3 + M): colours (B, 3, crop, crop), maps (B, M, crop, crop), float32.
 
-    Colours are interpolated linearly; of maps the nearest pixel counts. Outside of a sample is zero: background.
+    Colours are interpolated linearly; of maps the nearest pixel counts, which may be NaN. Outside of a sample is zero:
+    background.
 
     On the processor the compiled kernel does it, where it is installed; elsewhere PyTorch does, with the same result
     up to the rounding of float32.
@@ -116,7 +117,7 @@ def _gathered(
         return values.index_select(0, where.view(-1))[:, columns].float().view(*where.shape, -1), inside
 
     taken, inside = pick(y.floor().long(), x.floor().long(), slice(COLOURS, None))
-    maps = taken * inside[..., None]
+    maps = torch.where(inside[..., None], taken, 0.0)
     low_y, low_x = (y - 0.5).floor(), (x - 0.5).floor()
     part_y, part_x = y - 0.5 - low_y, x - 0.5 - low_x
     colours = torch.zeros((*y.shape, COLOURS), device=values.device)
