@@ -110,7 +110,7 @@ def train(
     if ranks.rank() > 0:
         return segmenter
     _save_settings(config)
-    if segmenter.diameter:
+    if segmenter.diameter and not all(example.given for example in training):
         size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
         segmenter = segmenter.with_(size_model=size_model)
     calibration, reliability = train_calibration(segmenter, held_out, device=config.device)
@@ -327,6 +327,8 @@ def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], devic
         members = [e for e in examples if e.group == group]
         sized = isinstance(model, Segmenter) and model.diameter > 0
         ways = (", diameter given", ", diameter estimated") if sized else ("",)
+        if sized and all(e.given for e in members):
+            ways = ways[:1]
         found: dict[str, list[Labels]] = {way: [] for way in ways}
         for example in members:
             report("measuring the model", done, len(examples), example.name)

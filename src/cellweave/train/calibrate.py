@@ -64,13 +64,16 @@ def train_calibration(
 
 
 def score_objects(segmenter: Segmenter, examples: Sequence[Example], *, device: str = "auto") -> ScoredObjects:
-    """Segment each example with the true diameter and the estimated one, and match what is found at IoU 0.5."""
+    """Segment each example with the true diameter and the estimated one, and match what is found at IoU 0.5.
+
+    An example with a diameter that its users give is segmented with that one only.
+    """
     bare = segmenter.with_(calibration=None)
     scores, matched, images = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, np.int64)]
     for k, example in enumerate(examples):
         report("calibrating the confidence", k, len(examples), example.name)
         given = example.diameter if segmenter.diameter else 0.0
-        for diameter in (given, None) if given else (None,):
+        for diameter in (given,) if example.given else (given, None) if given else (None,):
             try:
                 result = segment(example.image, bare, diameter=diameter, device=device)
                 pairs = match(example.outlines, result.labels, IOU)

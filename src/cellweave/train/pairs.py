@@ -249,7 +249,7 @@ def _scan(folder: Path) -> tuple[list[Pair], list[Problem]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the folder that holds images and labels")
     for image_folder, label_folder in _layouts(folder):
-        pairs, problems = _match_names(image_folder, label_folder)
+        pairs, problems = match_folders(image_folder, label_folder)
         if pairs:
             return pairs, problems
     raise InputError(_nothing_found(folder))
@@ -265,7 +265,7 @@ def _layouts(folder: Path) -> Iterator[tuple[Path, Path]]:
     yield folder, folder
 
 
-def _match_names(image_folder: Path, label_folder: Path) -> tuple[list[Pair], list[Problem]]:
+def match_folders(image_folder: Path, label_folder: Path) -> tuple[list[Pair], list[Problem]]:
     """Pairs by name, in the order of the images' names, and what has no partner."""
     together = image_folder == label_folder
     images = [p for p in _pictures(image_folder) if not (together and _ending(p))]
@@ -373,7 +373,7 @@ def _nothing_found(folder: Path) -> str:
     inside = [
         str(sub)
         for sub in sorted(p for p in folder.iterdir() if p.is_dir())
-        if any(_match_names(*layout)[0] for layout in _layouts(sub))
+        if any(match_folders(*layout)[0] for layout in _layouts(sub))
     ]
     hint = f"\nThese folders in it have pairs; give one of them: {', '.join(inside)}" if inside else ""
     return f"{folder}: no image has labels. There are: {there}\nUnderstood are:\n{NAMINGS}{hint}"

@@ -37,7 +37,10 @@ these zooms (Hu et al. 2022, Sec. 3.2.2)."""
 @dataclass(frozen=True)
 class Example:
     """One annotated image: a name for messages, the pixels, the truth, the group it is balanced with, how often it is
-    shown among its group, relative to the others, and where the truth is known, (Y, X); None means everywhere."""
+    shown among its group, relative to the others, and where the truth is known, (Y, X); None means everywhere.
+
+    With `given`, it is resized as if its cells had this diameter in px: the one that the model's users will give, too.
+    """
 
     name: str
     image: Image
@@ -45,6 +48,7 @@ class Example:
     group: str = ""
     weight: float = 1.0
     known: NDArray[np.bool_] | None = None
+    given: float | None = None
 
     @property
     def outlines(self) -> Labels:
@@ -68,6 +72,11 @@ class Example:
 
     @property
     def diameter(self) -> float:
+        """That by which it is resized, in px: given, or the median of the cells."""
+        return self.median_diameter if self.given is None else self.given
+
+    @property
+    def median_diameter(self) -> float:
         """Median diameter of the cells in px; 0 without cells or where only points tell of them."""
         from cellweave.core.labels import median_diameter
 

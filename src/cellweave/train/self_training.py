@@ -49,6 +49,8 @@ GROUP = "pseudo"
 TEACHER, PSEUDO = "teacher", "pseudo-labels"
 IMAGES, LABELS, TABLES, RUN, SUMMARY = "images", "labels", "confidence", "run.json", "patches.csv"
 STAGE = "stage.json"
+SINCE = {"augmentation": "standard", "target": "labels"}
+"""Settings that stages of earlier versions did not know, and what they did: their models are still found."""
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -304,6 +306,9 @@ def run_stage(
     """
     base = load_segmenter(config.base).hash if config.base else ""
     settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in ("out", "device", "base")}
+    for name, usual in SINCE.items():
+        if settings.get(name) == usual:
+            del settings[name]
     key = hashlib.sha256(json.dumps([settings, base], sort_keys=True).encode()).hexdigest()
     file, model = make_output_folder(config.out) / STAGE, config.out / MODEL
     before = _read_json(file) if resume else {}

@@ -33,7 +33,7 @@ def train_size_model(
     styles, diameters, sources = [], [], []
     for k, example in enumerate(examples):
         report("training the size model", k, len(examples), example.name)
-        diameter = example.diameter
+        diameter = example.median_diameter
         if diameter == 0:
             continue
         planes = Planes(example.image, segmenter, segmenter.channels)

@@ -1,0 +1,206 @@
+"""Models for images without structural reporters, out of one data set with nuclei and cells.
+
+*Cell Segmentation in Images Without Structural Fluorescent Reporters*, Sec. 3.2: a model for each reporter
+("channel-wise", the paper's choice), one for all reporters ("universal"), or one for the average of the channels
+("grayscale"). Each is fine-tuned from one base, stopped early, and used at the diameter that it was trained at.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from cellweave.core.errors import InputError
+from cellweave.core.files import make_output_folder, write_atomically
+from cellweave.core.image import Image
+from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, is_model_set
+from cellweave.train.config import TrainConfig
+from cellweave.train.objects import Field, cell_line_folders, object_diameters, read_fields
+from cellweave.train.samples import Example
+from cellweave.train.self_training import run_stage
+
+log = logging.getLogger(__name__)
+
+Strategy = Literal["channel-wise", "universal", "grayscale"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+BASE, PATIENCE, AUGMENTATION = "default", 20, "microscopy"
+"""What ``cellweave train --strategy`` takes where nothing else is said: Sec. 3.3 and 3.4 of the paper."""
+RUNS, SET, REPORT = "runs", "set", "data-{}.txt"
+
+
+def train_strategy(
+    data: str | os.PathLike[str],
+    strategy: Strategy,
+    config: TrainConfig,
+    *,
+    cell_line: str | None = None,
+    validation: str | os.PathLike[str] | None = None,
+    reporters: Sequence[str] = (),
+    resume: bool = False,
+) -> ModelSet:
+    """Train the models of a strategy and put them into a model set.
+
+    All objects of a kind are resized by one factor, which makes their mean diameter that of the base; the set keeps
+    that mean, and images are segmented with it. So the diameter is the same in training and in use (Sec. 3.4).
+
+    Parameters
+    ----------
+    data
+        Folder with images/, nuclei/ and cells/, files of one name belonging together; or sub-folders like it, each
+        named by its cell line. Channels of the images are named by their reporters; not every image need have all.
+    strategy
+        ``"channel-wise"``, ``"universal"`` or ``"grayscale"``.
+    config
+        Of each training; `TrainConfig.out` gets a run for each model in runs/ and the model set in set/. The paper
+        fine-tunes a base, with patience 20, on 40 images. The channel policy and diameter are set here.
+    cell_line
+        Of the images; with sub-folders, the one to train. None trains all of them.
+    validation
+        Another data set of the same layout; None holds out `config.validation` of the images, for all models the same.
+    reporters
+        Names of the channels in their order, where files do not tell them.
+    resume
+        Keep the models that are finished, and go on with the one that was stopped.
+
+    Returns
+    -------
+    ModelSet
+        By (object, cell line, reporter); `ANY` stands for the reporter of the universal model, `AVERAGE` for that of
+        the one of averages. A set that is there already is added to.
+
+    Raises
+    ------
+    InputError
+        When an image or a channel name cannot be used; names it.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy is '{strategy}'; choose from {', '.join(STRATEGIES)}")
+    out, folders = make_output_folder(config.out), cell_line_folders(data, cell_line)
+    lines = {line: _read(folder, reporters, out, line) for line, folder in folders.items()}
+    judged = {} if validation is None else cell_line_folders(validation, cell_line or _only(folders))
+    made = ModelSet.load(out / SET) if is_model_set(out / SET) else ModelSet.create(out / SET)
+    for line, fields in lines.items():
+        held_out = _read(judged[line], reporters, out, f"{line}-validation") if line in judged else None
+        training, chosen_by = (fields, held_out) if held_out is not None else split_fields(fields, config)
+        for name in OBJECTS:
+            diameter = mean_diameter(training, name)
+            if not diameter:
+                continue
+            for key, one, learned, held in trainings(strategy, Key(name, line, ""), (training, chosen_by), config):
+                log.info("%s: %d images", key, len(learned))
+                made = _trained(made, key, replace(one, out=out / RUNS / folder_name(key)), (learned, held), resume)
+            before = made.choice(name, line)
+            made = made.choose(name, line, replace(before, diameter=diameter))
+    return made
+
+
+def trainings(
+    strategy: Strategy, key: Key, fields: tuple[list[Field], list[Field]], config: TrainConfig
+) -> Iterator[tuple[Key, TrainConfig, list[Example], list[Example]]]:
+    """The models that a strategy trains for an object and cell line.
+
+    Yields
+    ------
+    What the model is for; its settings (all but the folder); examples to learn from; examples to choose by.
+    """
+    diameter = mean_diameter(fields[0], key.object)
+    training, held_out = ([one for one in some if key.object in one.labels] for some in fields)
+    names = list(dict.fromkeys(name for one in training for name in one.reporters))
+    if strategy == "channel-wise":
+        for name in names:
+            parts = ([one for one in some if name in one.reporters] for some in (training, held_out))
+            learned, held = ([example(one, one.image, key.object, diameter) for one in some] for some in parts)
+            yield key._replace(reporter=name), replace(config, channels=f"gray:{name}"), learned, held
+        return
+    if strategy == "universal":
+        learned, held = (
+            [
+                replace(example(one, single_channel(one.image, name), key.object, diameter), group=name)
+                for one in some
+                for name in one.reporters
+            ]
+            for some in (training, held_out)
+        )
+    else:
+        learned, held = (
+            [example(one, averaged(one.image), key.object, diameter) for one in some] for some in (training, held_out)
+        )
+    reporter = ANY if strategy == "universal" else AVERAGE
+    yield key._replace(reporter=reporter), replace(config, channels="gray"), learned, held
+
+
+def example(field: Field, image: Image, name: str, diameter: float) -> Example:
+    """One image with the objects of this name, to be resized by a diameter that is the same for all."""
+    return Example(field.name, image, field.labels[name], given=diameter)
+
+
+def single_channel(image: Image, name: str) -> Image:
+    """One channel of a (C, Y, X) image, as an image of its own."""
+    k = image.channel_names.index(name)
+    return replace(image, data=image.read()[k : k + 1], axes="CYX", channel_names=(name,), color=False)
+
+
+def averaged(image: Image) -> Image:
+    """The image as one of which the policy "gray" sees the mean of all channels, each normalised before."""
+    return replace(image, color=True)
+
+
+def mean_diameter(fields: Sequence[Field], name: str) -> float:
+    """Mean diameter of all objects of this name in px; 0 where there are none."""
+    found = object_diameters(fields, name)
+    return round(float(found.mean()), 2) if len(found) else 0.0
+
+
+def split_fields(fields: Sequence[Field], config: TrainConfig) -> tuple[list[Field], list[Field]]:
+    """Images to learn from, and a random share to choose by, which depends on the seed only."""
+    n = min(round(config.validation * len(fields)), len(fields) - 1)
+    chosen = set(np.random.default_rng(config.seed).permutation(len(fields))[:n].tolist())
+    return (
+        [one for k, one in enumerate(fields) if k not in chosen],
+        [one for k, one in enumerate(fields) if k in chosen],
+    )
+
+
+def folder_name(key: Key) -> str:
+    """Of a run: no two keys have the same one, on any system."""
+    plain = "_".join(re.sub(r"[^A-Za-z0-9.-]", lambda m: f"%{ord(m[0]):x}", part) for part in key)
+    return plain.lower()
+
+
+def _trained(
+    made: ModelSet, key: Key, config: TrainConfig, examples: tuple[list[Example], list[Example]], resume: bool
+) -> ModelSet:
+    learned, held_out = examples
+    model = run_stage(learned, held_out, config, resume=resume, card=_card(key, learned))
+    there = made.find(key)
+    if there and made.model(there).hash == model.hash:
+        return made
+    return made.add(model, **key._asdict(), overwrite=there is not None)
+
+
+def _card(key: Key, learned: Sequence[Example]) -> dict[str, Any]:
+    return {
+        "Finds": f"{key.object} of {key.cell_line}",
+        "Reporter": {ANY: "any, one channel at a time", AVERAGE: "the average of all channels"}.get(
+            key.reporter, key.reporter
+        ),
+        "Diameter in the images": f"{learned[0].given:g} px, in training and in use",
+    }
+
+
+def _read(folder: Path, reporters: Sequence[str], out: Path, name: str) -> list[Field]:
+    fields, text = read_fields(folder, reporters)
+    write_atomically(out / REPORT.format(name), lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    log.info("%s", text)
+    return fields
+
+
+def _only(folders: dict[str, Path]) -> str | None:
+    return next(iter(folders)) if len(folders) == 1 else None
