@@ -2,15 +2,22 @@
 
 from cellweave.predict.branches import Branch
 from cellweave.predict.diagnostics import diagnostics_picture
+from cellweave.predict.fused import Fused, Pick, segment_set
+from cellweave.predict.frames import Frames, segment_frames
 from cellweave.predict.maps import estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, parse_diameter, segment
 
 __all__ = [
     "Branch",
+    "Fused",
+    "Pick",
+    "Frames",
     "Segmentation",
     "diagnostics_picture",
     "estimate_diameter",
     "parse_diameter",
     "predict_maps",
     "segment",
+    "segment_frames",
+    "segment_set",
 ]

@@ -102,9 +102,8 @@ def segment(
     InputError
         See `predict_maps`; also a diameter in um for an image without a pixel size, or a `min_confidence` outside 0..1.
     """
-    if not 0 <= min_confidence <= 1:
-        raise InputError(f"min_confidence is {min_confidence}; it must be between 0 and 1")
-    picture, loaded = as_plane(image), _load(model)
+    check_confidence(min_confidence)
+    picture, loaded = as_plane(image), load_any(model)
     given = parse_diameter(diameter, picture)
     options: dict[str, Any] = {"channels": channels, "device": device, "augment": augment, "tile": tile}
     branch = None
@@ -117,17 +116,32 @@ def segment(
             used = estimate_diameter(picture, first, channels=channels, device=device)
         maps = predict_maps(picture, loaded, diameter=used, **options)
     if given is not None and not first.diameter:
-        _tell_unused(name)
+        tell_unused(name)
     labels, confidence = first.decode_scored(maps)
-    keep = confidence >= min_confidence
+    labels, confidence, dropped = without_doubtful(labels, confidence, min_confidence)
+    size = used if used and first.diameter else median_diameter(labels)
+    return Segmentation(labels, confidence, maps, float(size), first, picture, dropped, branch)
+
+
+def check_confidence(least: float) -> None:
+    """Raise an `InputError` for a least confidence outside 0..1."""
+    if not 0 <= least <= 1:
+        raise InputError(f"min_confidence is {least}; it must be between 0 and 1")
+
+
+def without_doubtful(
+    labels: Labels, confidence: NDArray[np.float32], least: float
+) -> tuple[Labels, NDArray[np.float32], int]:
+    """Objects whose confidence is at least this, numbered 1..n in the same order, and how many others there were."""
+    keep = confidence >= least
     dropped = len(keep) - int(keep.sum())
     if dropped:
         labels = np.concatenate([[0], np.cumsum(keep) * keep]).astype(np.int32)[labels]
-    size = used if used and first.diameter else median_diameter(labels)
-    return Segmentation(labels, confidence[keep], maps, float(size), first, picture, dropped, branch)
+    return labels, confidence[keep], dropped
 
 
-def _load(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...] | CellSegmenter:
+def load_any(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...] | CellSegmenter:
+    """A `CellSegmenter`, or one or several models whose maps are averaged."""
     if isinstance(model, (str, os.PathLike, Segmenter, CellSegmenter)):
         loaded = load_model(model)
         return loaded if isinstance(loaded, CellSegmenter) else (loaded,)
@@ -135,7 +149,7 @@ def _load(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...] | CellS
 
 
 @cache
-def _tell_unused(name: str) -> None:
+def tell_unused(name: str) -> None:
     """Once for a model, not for every image of a batch."""
     log.warning("model %s finds cells of any size: the diameter that was given is not used", name)
 
