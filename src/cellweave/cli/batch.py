@@ -212,15 +212,18 @@ def _say(console: Console, row: Row, work: Work[Any]) -> None:
 
 def plane_of(image: Image, text: str | None) -> Image:
     """The plane that ``t=0,z=5`` names."""
-    if not text:
-        return image.plane()
+    return film_of(image, text).plane()
+
+
+def film_of(image: Image, text: str | None) -> Image:
+    """What ``t=0,z=5`` names; axes that it does not name stay."""
     chosen: dict[str, int] = {}
-    for part in text.split(","):
+    for part in text.split(",") if text else []:
         axis, _, number = part.partition("=")
         if axis.strip() not in ("t", "z") or not number.strip().isdigit():
             raise InputError(f"--plane '{text}' is not understood; write t=0, z=5 or t=0,z=5")
         chosen[axis.strip()] = int(number)
-    return image.plane(**chosen)
+    return image.select(**chosen)
 
 
 def _files(inputs: Sequence[str]) -> list[Path]:

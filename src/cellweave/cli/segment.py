@@ -5,22 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cellweave import __version__
-from cellweave.cli.batch import Row, Work, plane_of, run_batch
+from cellweave.cli.batch import Row, Work, film_of, run_batch
+from cellweave.cli.film import WRITERS, Film, check_outputs, segment_film
 from cellweave.core.errors import InputError
 from cellweave.io import read_image, write_labels, write_overlay, write_table
 from cellweave.io.raster import write_picture
 from cellweave.models import CellSegmenter, Segmenter, load_model
-from cellweave.predict import Segmentation, diagnostics_picture
+from cellweave.predict import Segmentation, diagnostics_picture, segment_frames
 from cellweave.predict import segment as segment_image
 
 SUMMARY = "summary.csv"
-COLUMNS = ("cells", "dropped", "diameter", "median_area", "mean_confidence", "branch", "why")
+COLUMNS = ("frames", "cells", "dropped", "diameter", "median_area", "mean_confidence", "branch", "why")
 
 OUTPUTS: dict[str, tuple[str, Callable[[Path, Segmentation], object]]] = {
     "labels": (
@@ -63,17 +65,21 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
     """Segment every input and return the number of files that failed; see `run_batch`."""
     model = _with_decoding(load_model(settings.model), settings)
 
-    def do(file: Path) -> tuple[Segmentation, Row]:
-        image = plane_of(read_image(file, axes=settings.axes), settings.plane)
-        result = segment_image(
-            image,
-            model,
-            diameter=settings.diameter,
-            channels=settings.channels,
-            device=device,
-            augment=settings.augment,
-            min_confidence=settings.min_confidence,
-        )
+    options: dict[str, Any] = {
+        "diameter": settings.diameter,
+        "channels": settings.channels,
+        "device": device,
+        "augment": settings.augment,
+        "min_confidence": settings.min_confidence,
+    }
+
+    def do(file: Path) -> tuple[Segmentation | Film, Row]:
+        image = film_of(read_image(file, axes=settings.axes), settings.plane)
+        if image.size("T") > 1:
+            check_outputs(image, settings.save)
+            film = segment_film(segment_frames(image, model, **options), out)
+            return film, film.row
+        result = segment_image(image, model, **options)
         return result, _row(result)
 
     work = Work(
@@ -81,11 +87,18 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
         json.loads(json.dumps(asdict(settings) | {"model_hash": model.hash, "version": __version__})),
         do,
         _told,
-        dict(OUTPUTS[kind] for kind in settings.save),
+        {OUTPUTS[kind][0]: partial(_write, kind) for kind in settings.save},
         SUMMARY,
         COLUMNS,
     )
     return sum(row["status"] == "failed" for row in run_batch(inputs, out, work, overwrite=overwrite))
+
+
+def _write(kind: str, path: Path, result: Segmentation | Film) -> None:
+    if isinstance(result, Film):
+        WRITERS[kind](path, result)
+    else:
+        OUTPUTS[kind][1](path, result)
 
 
 def _row(result: Segmentation) -> Row:
@@ -105,7 +118,8 @@ def _told(row: Row) -> str:
     if row["dropped"]:
         cells += f" ({row['dropped']} more under the least confidence)"
     branch = f", branch {row['branch']}" if row["branch"] else ""
-    return f"{cells}, diameter {row['diameter']:g} px{branch}"
+    frames = f" in {row['frames']} frames" if row.get("frames") else ""
+    return f"{cells}{frames}, diameter {row['diameter']:g} px{branch}"
 
 
 def _with_decoding(model: Segmenter | CellSegmenter, settings: Settings) -> Segmenter | CellSegmenter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ _BAND_PIXELS = 1 << 22
 _LOW, _HIGH = 1.0, 99.8
 _NEAR = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 3), (3, 0), (2, 2), (2, -2))
 _LIGHT = 170
+_GAP, _TITLE = 4, 20
 
 _ON_DARK = np.array(
     [
@@ -144,6 +145,23 @@ def render_overlay(image: Image, labels: Labels, *, longest_side: int | None = N
         colours = palette[_colouring(outlines, int(labels.max()), len(palette))]
         picture[drawn] = colours[outlines[drawn]]
     return picture
+
+
+def montage(pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str]) -> NDArray[np.uint8]:
+    """Pictures (Y, X, 3) of one size side by side, row by row, in a grid that is about square; a title over each."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    height, width = pictures[0].shape[:2]
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Pillow.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _TITLE + _GAP) - _GAP), (255,) * 3)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TITLE - 6)
+    for k, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        x, y = k % columns * (width + _GAP), k // columns * (height + _TITLE + _GAP)
+        draw.text((x + 2, y + 2), title, fill=(0, 0, 0), font=font)
+        sheet.paste(Pillow.fromarray(picture), (x, y + _TITLE))
+    return np.asarray(sheet)
 
 
 def block_size(image: Image, longest_side: int | None = None) -> int:
