@@ -136,7 +136,7 @@ def read_annotations(
         When a file cannot be read or is damaged, or images of one name have different sizes; names file and place.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files = [file for path in given for file in _files(Path(path))]
+    files = [file for path in given for file in point_files(Path(path))]
     rules = _rules(classes, same_within, agree_within)
     return {name: _annotate(marks, rules) for name, marks in _by_image(files, rules).items()}
 
@@ -147,7 +147,14 @@ def _rules(classes: Mapping[str, str] | None, same_within: float, agree_within: 
     return Rules(classes, same_within, agree_within)
 
 
-def _files(path: Path) -> list[Path]:
+def point_files(path: Path) -> list[Path]:
+    """The file, or the files of points of a folder: those with one of `ENDINGS`, if any; tables and JSON before dots.
+
+    Raises
+    ------
+    ReadError
+        When a folder has none.
+    """
     if not path.is_dir():
         return [path]
     files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,6 @@ class DataReport:
     def text(self) -> str:
         """The report in words, with a histogram of the diameters."""
         bad = [p for p in self.problems if p.excluded]
-        notes = [p for p in self.problems if not p.excluded]
         n_pairs = len(self.facts) + len(bad)
         lines = [f"Training data: {len(self.facts)} of {n_pairs} image pairs can be used"]
         if self.facts:
@@ -123,12 +123,18 @@ class DataReport:
                 f"medians of the images from {min(medians):.1f} to {max(medians):.1f} px"
             )
             lines += ["", "Diameters of all objects", *_histogram(self.object_diameters)]
-        for title, problems in (("Left out", bad), ("Worth knowing", notes)):
-            if problems:
-                lines += ["", f"{title} ({len(problems)})", *(f"  {p}" for p in problems[:LINES_SHOWN])]
-                if len(problems) > LINES_SHOWN:
-                    lines.append(f"  ... and {len(problems) - LINES_SHOWN} more")
-        return "\n".join(lines)
+        return "\n".join([*lines, *problem_lines(self.problems)])
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """What was left out and what is worth knowing, for a report."""
+    lines = []
+    for title, excluded in (("Left out", True), ("Worth knowing", False)):
+        if some := [p for p in problems if p.excluded == excluded]:
+            lines += ["", f"{title} ({len(some)})", *(f"  {p}" for p in some[:LINES_SHOWN])]
+            if len(some) > LINES_SHOWN:
+                lines.append(f"  ... and {len(some) - LINES_SHOWN} more")
+    return lines
 
 
 def find_pairs(folder: str | os.PathLike[str]) -> list[Pair]:
@@ -184,7 +190,7 @@ def check_pairs(pairs: Sequence[Pair], *, missing: Iterable[Problem] = (), min_o
         report("checking the data", done, len(pairs), pair.name)
         try:
             image, labels = _read(pair)
-        except _Unusable as error:
+        except Unusable as error:
             problems.append(error.problem)
             continue
         found = diameters(labels)
@@ -196,7 +202,9 @@ def check_pairs(pairs: Sequence[Pair], *, missing: Iterable[Problem] = (), min_o
     return DataReport(tuple(facts), tuple(problems), np.concatenate(all_diameters))
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
+    """A file cannot be used; `problem` tells why."""
+
     def __init__(self, file: Path, what: str, remedy: str) -> None:
         super().__init__(what)
         self.problem = Problem(file, what, remedy, excluded=True)
@@ -204,27 +212,46 @@ class _Unusable(Exception):
 
 def _read(pair: Pair) -> tuple[Image, Labels]:
     """Image and labels of a pair, both read to the last pixel and of one shape."""
-    file = pair.image
-    try:
-        image = read_image(file)
-        if image.size("T") > 1 or image.size("Z") > 1:
-            sizes = ", ".join(f"{axis} {image.size(axis)}" for axis in image.axes)
-            raise _Unusable(file, f"holds several planes ({sizes})", "save each plane as a file of its own")
-        image.read()
-        file = pair.labels
+    image = read_single_plane(pair.image)
+    file = pair.labels
+    with _refusing(file):
         labels = read_labels(file)
-    except (CellweaveError, OSError, ValueError) as error:
-        what = str(error).removeprefix(f"{file}: ")
-        raise _Unusable(file, what, "repair the file or take the pair out of the folder") from error
     shape = (image.height, image.width)
     if labels.shape != shape:
         swapped = labels.shape == shape[::-1]
-        raise _Unusable(
+        raise Unusable(
             file,
             f"is {labels.shape[0]} x {labels.shape[1]}, but {pair.image.name} is {shape[0]} x {shape[1]}",
             "transpose the labels" if swapped else "export the labels at the full size of the image",
         )
     return image, labels
+
+
+def read_single_plane(file: Path) -> Image:
+    """An image of one (C, Y, X) plane, read to the last pixel.
+
+    Raises
+    ------
+    Unusable
+        When it has several, or cannot be read.
+    """
+    with _refusing(file):
+        image = read_image(file)
+        if image.size("T") > 1 or image.size("Z") > 1:
+            sizes = ", ".join(f"{axis} {image.size(axis)}" for axis in image.axes)
+            raise Unusable(file, f"holds several planes ({sizes})", "save each plane as a file of its own")
+        image.read()
+    return image
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """What goes wrong while the file is read makes it `Unusable`."""
+    try:
+        yield
+    except (CellweaveError, OSError, ValueError) as error:
+        what = str(error).removeprefix(f"{file}: ")
+        raise Unusable(file, what, "repair the file or take the pair out of the folder") from error
 
 
 def _remarks(pair: Pair, labels: Labels, n_objects: int, min_objects: int) -> Iterator[Problem]:
@@ -268,9 +295,9 @@ def _layouts(folder: Path) -> Iterator[tuple[Path, Path]]:
 def match_folders(image_folder: Path, label_folder: Path) -> tuple[list[Pair], list[Problem]]:
     """Pairs by name, in the order of the images' names, and what has no partner."""
     together = image_folder == label_folder
-    images = [p for p in _pictures(image_folder) if not (together and _ending(p))]
-    images.sort(key=lambda p: (_stem(p), IMAGE_SUFFIXES.index(p.suffix.lower()), p.name))
-    marked = [p for p in _pictures(label_folder) if _ending(p) or not together]
+    images = [p for p in pictures(image_folder) if not (together and _ending(p))]
+    images.sort(key=lambda p: (stem_of(p), IMAGE_SUFFIXES.index(p.suffix.lower()), p.name))
+    marked = [p for p in pictures(label_folder) if _ending(p) or not together]
     labels: dict[str, list[Path]] = {}
     for path in sorted(marked, key=_precedence):
         if path.suffix.lower() not in LOSSY_SUFFIXES:
@@ -282,16 +309,16 @@ def match_folders(image_folder: Path, label_folder: Path) -> tuple[list[Pair], l
     taken: set[str] = set()
     for drop_ending in (False, True):  # x.tif comes before x_img.tif when both could take x_masks.tif
         for image in images:
-            key = _without_image_ending(_stem(image)) if drop_ending else _stem(image)
+            key = without_image_ending(stem_of(image)) if drop_ending else stem_of(image)
             free = [p for p in labels.get(key, ()) if p not in given]
             if image not in partner and key not in taken and free:
                 partner[image] = free[0]
                 given.add(free[0])
                 taken.add(key)
 
-    pairs = [Pair(image, partner[image], _stem(image)) for image in images if image in partner]
+    pairs = [Pair(image, partner[image], stem_of(image)) for image in images if image in partner]
     used = {pair.name: pair.image for pair in pairs}
-    problems = [_no_labels(image, used.get(_stem(image))) for image in images if image not in partner]
+    problems = [_no_labels(image, used.get(stem_of(image))) for image in images if image not in partner]
     return pairs, problems + [_no_image(path) for path in marked if not taken & _keys(path, together)]
 
 
@@ -299,7 +326,7 @@ def pictures_below(folder: Path) -> list[Path]:
     """Images in a folder and all below it, in the order of their paths; without labels, and folders of labels."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give one with images")
-    found = [path for path in _pictures(folder) if not _ending(path)]
+    found = [path for path in pictures(folder) if not _ending(path)]
     inside = [p for p in folder.iterdir() if p.is_dir() and p not in found and not p.name.startswith(".")]
     for sub in inside:
         if sub.name.lower() not in LABEL_FOLDERS and sub.suffix.lower() != ".zarr":
@@ -309,8 +336,8 @@ def pictures_below(folder: Path) -> list[Path]:
 
 def _keys(labels: Path, together: bool) -> set[str]:
     """Names of images that a label file may belong to; its own only when it lies in a folder of its own."""
-    key = _stem(labels).removesuffix(_ending(labels))
-    return {key} if together else {key, _stem(labels)}
+    key = stem_of(labels).removesuffix(_ending(labels))
+    return {key} if together else {key, stem_of(labels)}
 
 
 def _no_labels(image: Path, namesake: Path | None) -> Problem:
@@ -325,18 +352,18 @@ def _no_image(labels: Path) -> Problem:
     return Problem(labels, "has no image", "it is not used; check the image's name", False)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path) -> list[Path]:
     """Files whose suffix may be that of an image, without hidden files and by-products."""
     return [
         p
         for p in sorted(folder.iterdir())
         if p.suffix.lower() in IMAGE_SUFFIXES
         and not p.name.startswith(".")
-        and not _stem(p).lower().endswith(BY_PRODUCTS)
+        and not stem_of(p).lower().endswith(BY_PRODUCTS)
     ]
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """Name without suffix, of x.ome.tif and x.ome.zarr too."""
     stem = path.name[: -len(path.suffix)]
     return stem[:-4] if stem.lower().endswith(".ome") else stem
@@ -344,14 +371,14 @@ def _stem(path: Path) -> str:
 
 def _ending(path: Path) -> str:
     """What marks a file as labels, as it is written in the name; empty for images."""
-    stem = _stem(path)
+    stem = stem_of(path)
     for ending in sorted(LABEL_ENDINGS, key=len, reverse=True):
         if stem.lower().endswith(ending) and (ending != "_seg" or path.suffix.lower() == ".npy"):
             return stem[-len(ending) :]
     return ""
 
 
-def _without_image_ending(stem: str) -> str:
+def without_image_ending(stem: str) -> str:
     for ending in IMAGE_ENDINGS:
         if stem.lower().endswith(ending):
             return stem[: -len(ending)]
