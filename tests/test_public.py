@@ -16,6 +16,7 @@ import cellweave
 NAMES = [
     "Image",
     "Segmenter",
+    "count",
     "evaluate",
     "load_model",
     "predict_maps",

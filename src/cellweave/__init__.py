@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cellweave.metrics import evaluate as evaluate
     from cellweave.models import Segmenter as Segmenter
     from cellweave.models import load_model as load_model
+    from cellweave.predict import count as count
     from cellweave.predict import predict_maps as predict_maps
     from cellweave.predict import segment as segment
     from cellweave.train import train as train
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Image": "core.image",
     "Segmenter": "models",
+    "count": "predict",
     "evaluate": "metrics",
     "load_model": "models",
     "predict_maps": "predict",
@@ -32,6 +34,7 @@ _HOME = {
 __all__ = [
     "Image",
     "Segmenter",
+    "count",
     "evaluate",
     "load_model",
     "predict_maps",

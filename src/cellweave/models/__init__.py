@@ -2,6 +2,7 @@
 
 from cellweave.models.calibration import Calibration, fit_calibration
 from cellweave.models.cell_segmenter import CellSegmenter
+from cellweave.models.count_calibration import CountCalibration
 from cellweave.models.model_set import Choice, Key, ModelSet
 from cellweave.models.registry import AnyModel, ModelEntry, list_models, load_model, load_segmenter, load_set
 from cellweave.models.segmenter import Segmenter
@@ -12,6 +13,7 @@ __all__ = [
     "Calibration",
     "CellSegmenter",
     "Choice",
+    "CountCalibration",
     "Key",
     "ModelEntry",
     "ModelSet",

@@ -15,6 +15,7 @@ from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import atomic_path, sha256
 from cellweave.core.labels import Labels
 from cellweave.models.calibration import Calibration
+from cellweave.models.count_calibration import CountCalibration
 from cellweave.models.folder import (
     CARD,
     FORMAT,
@@ -51,6 +52,8 @@ class Segmenter:
         Estimates the diameter where the user does not give one.
     calibration
         Makes probabilities of the scores of objects; without it, the scores are the confidence.
+    count_calibration
+        Makes intervals of the spread of counts that hold true counts as often as they say.
     name, card
         For people: what it was trained on, licences, figures.
     hash
@@ -64,6 +67,7 @@ class Segmenter:
     channels: Channels = field(default_factory=Channels)
     size_model: SizeModel | None = None
     calibration: Calibration | None = None
+    count_calibration: CountCalibration | None = None
     name: str = "unnamed"
     card: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
@@ -160,6 +164,7 @@ class Segmenter:
             "normalisation": asdict(self.normalisation),
             "channels": str(self.channels),
             "calibration": None if self.calibration is None else asdict(self.calibration),
+            "count_calibration": None if self.count_calibration is None else asdict(self.count_calibration),
             "card": self.card,
         }
 
@@ -207,7 +212,7 @@ class Segmenter:
                 arrays["size.mean_style"],
                 float(arrays["size.mean_log_diameter"].item()),
             )
-        calibration = settings.get("calibration")  # models of version 0.1 have none
+        calibration, counts = settings.get("calibration"), settings.get("count_calibration")  # 0.1 had neither
         return cls(
             net,
             representation_class(**representation),
@@ -216,6 +221,7 @@ class Segmenter:
             channels=Channels.parse(settings["channels"]),
             size_model=size_model,
             calibration=None if calibration is None else Calibration(**calibration),
+            count_calibration=None if counts is None else CountCalibration(tuple(counts["scores"])),
             name=settings["name"],
             card=settings["card"],
             hash=settings["sha256"],

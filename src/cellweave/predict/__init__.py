@@ -1,6 +1,7 @@
 """From an image and a model to maps and labels, in memory that does not grow with the number of tiles."""
 
 from cellweave.predict.branches import Branch
+from cellweave.predict.counting import Count, count
 from cellweave.predict.diagnostics import diagnostics_picture
 from cellweave.predict.fused import Fused, Pick, segment_set
 from cellweave.predict.frames import Frames, segment_frames
@@ -9,10 +10,12 @@ from cellweave.predict.segmentation import Segmentation, parse_diameter, segment
 
 __all__ = [
     "Branch",
+    "Count",
     "Fused",
     "Pick",
     "Frames",
     "Segmentation",
+    "count",
     "diagnostics_picture",
     "estimate_diameter",
     "parse_diameter",

@@ -1,0 +1,251 @@
+"""`count`: image in; how many cells, where they are, and how sure that is, out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.device import choose_device
+from cellweave.core.errors import InputError
+from cellweave.core.image import Image
+from cellweave.core.labels import Labels
+from cellweave.core.points import DEBRIS, Points
+from cellweave.models import AnyModel, Segmenter, load_model
+from cellweave.models.count_calibration import check_level, normal_factor
+from cellweave.predict.branches import Branch
+from cellweave.predict.count_spread import Spread, measure_spread
+from cellweave.predict.maps import Planes, Runner, as_plane, predict_maps
+from cellweave.predict.segmentation import check_confidence, parse_diameter, segment, tell_unused
+from cellweave.predict.unsure import DOUBT, crowded, unresolved
+from cellweave.prep import Channels, Resampling
+from cellweave.representations import PointRepresentation
+from cellweave.representations.base import Maps
+
+Mask = NDArray[np.bool_]
+
+DENSITY = "density"
+"""The map that tells cells a pixel."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What `count` found in one image.
+
+    Parameters
+    ----------
+    count
+        Number of cells. Of a model of heatmaps the integral of the density, which need not be whole; of a model that
+        outlines cells the number of objects.
+    points
+        Where the cells are (`points.cells`; debris, where a model finds it, has its own class), with their confidence.
+    maps
+        (M, Y, X) float32, as of `predict_maps`.
+    model, image
+        The model used (of a `CellSegmenter` the branch that was chosen), and what was counted.
+    diameter
+        Cell diameter in px that the image was resized by; 0 where it kept its size.
+    channels
+        As given to `count`.
+    labels
+        (Y, X) of a model that outlines cells; else None.
+    dropped
+        Number of points removed because their confidence was under `min_confidence`.
+    branch
+        Which model of a `CellSegmenter` was chosen, and why; None for other models.
+    low, high, interval
+        Bounds that should hold the true count, and how often they should, such as 0.9; None where none was asked for.
+    spread
+        How far the count may be off, before calibration; None without an interval.
+    """
+
+    count: float
+    points: Points
+    maps: Maps = field(repr=False)
+    model: Segmenter = field(repr=False)
+    image: Image = field(repr=False)
+    diameter: float
+    channels: str | Channels | None = None
+    labels: Labels | None = field(default=None, repr=False)
+    dropped: int = 0
+    branch: Branch | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: float | None = None
+    spread: Spread | None = field(default=None, repr=False)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the interval was calibrated on images with known counts."""
+        return self.interval is not None and self.model.count_calibration is not None
+
+    @property
+    def density(self) -> NDArray[np.float32]:
+        """(Y, X) cells a pixel.
+
+        Raises
+        ------
+        InputError
+            When the model has no such map.
+        """
+        if DENSITY not in self.model.representation.map_names:
+            raise InputError(f"model '{self.model.name}' outlines cells and has no density; leave it out")
+        density: NDArray[np.float32] = self.maps[self.model.representation.map_names.index(DENSITY)]
+        return density
+
+    @property
+    def debris(self) -> int:
+        """Number of points that are dead cells or debris, and no part of the count."""
+        return int(np.count_nonzero(self.points.classes == DEBRIS))
+
+    @cached_property
+    def crowded(self) -> Mask:
+        """(Y, X): where the texture says cells, but none can be told from the next; see `cellweave.predict.unsure`."""
+        planes = Planes(self.image, self.model, self.channels)
+        rows, columns = (Resampling(n, n) for n in (planes.height, planes.width))
+        seen = planes.read(rows, columns, slice(0, planes.height), slice(0, planes.width)).mean(axis=0)
+        return crowded(seen, self.points, None if self.labels is None else self.labels > 0)
+
+    @cached_property
+    def unsure(self) -> Mask:
+        """(Y, X): `crowded` regions, and those around doubtful cells.
+
+        These are objects with a confidence under a half; of a heatmap, places around which the density and the cells
+        found differ by half a cell or more.
+        """
+        if self.labels is not None and self.points.confidence is not None:
+            unsure: Mask = np.concatenate([[False], self.points.confidence < DOUBT])[self.labels]
+            return self.crowded | unsure
+        explained = self.model.positions.encode(self.points)[self.model.representation.map_names.index(DENSITY)]
+        return self.crowded | unresolved(self.density, explained)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences without a full stop, for people: what the number does not tell."""
+        said = []
+        share = self.crowded.mean()
+        if share >= 0.005:
+            said.append(f"{share:.0%} of the image is so dense that single cells cannot be told".replace("%", " %"))
+        if self.interval is not None and not self.calibrated:
+            said.append("the interval is not calibrated on images with known counts")
+        return tuple(said)
+
+    def within(self, region: Mask) -> tuple[float, float]:
+        """Count and its standard deviation in a region (Y, X); a cell is where its point is.
+
+        Raises
+        ------
+        InputError
+            When the region has another size, or no interval was asked for.
+        """
+        if region.shape != self.maps.shape[1:] or self.spread is None:
+            raise InputError(
+                f"the region is {region.shape}, the image {self.maps.shape[1:]}; "
+                "give a region of the same size, and an interval to count"
+            )
+        cells = self.points.cells
+        row, column = np.rint(cells.positions).astype(int).T
+        inside = cells[region[row, column]]
+        representation = self.model.representation
+        n = float(len(inside))
+        if isinstance(representation, PointRepresentation):
+            n = representation.count(np.where(region, self.maps, np.float32(0)))
+        return n, self.spread.of(n, inside.confidence, float(region.mean()))
+
+
+def count(
+    image: Image | NDArray[Any],
+    model: AnyModel = "default",
+    *,
+    diameter: float | str | None = None,
+    channels: str | Channels | None = None,
+    device: str = "auto",
+    interval: float | None = 0.9,
+    min_confidence: float = 0.0,
+) -> Count:
+    """Count the cells of a 2-D image and find where they are.
+
+    The net runs over the image once. For the interval, it counts up to twelve small tiles again in three flips (at most
+    786,432 px, whatever the size of the image): how much their counts change tells how surely the image can be counted
+    (`cellweave.predict.count_spread`), and the model's `CountCalibration`, where it has one, what that means in cells.
+
+    Parameters
+    ----------
+    image, channels, device
+        As for `predict_maps`.
+    model
+        A name or folder (`load_model`), or a model: of heatmaps, or one that outlines cells.
+    diameter
+        As for `segment`. A model of heatmaps sees images in their size unless it is given.
+    interval
+        How often the interval should hold the true count; None for no interval, and no second look.
+    min_confidence
+        Cells with a lower confidence, in 0..1, are left out of the points, and of the count where it is their number.
+
+    Raises
+    ------
+    InputError
+        See `segment`; also an interval that is not between 0 and 1.
+
+    Notes
+    -----
+    The interval says nothing of cells in `Count.crowded` regions, which neither net nor annotators tell apart.
+    """
+    check_confidence(min_confidence)
+    if interval is not None:
+        check_level(interval)
+    picture, loaded = as_plane(image), load_model(model)
+    if isinstance(loaded, Segmenter) and isinstance(loaded.representation, PointRepresentation):
+        found = _integrated(picture, loaded, parse_diameter(diameter, picture), channels, device, min_confidence)
+    else:
+        result = segment(
+            picture, loaded, diameter=diameter, channels=channels, device=device, min_confidence=min_confidence
+        )
+        found = Count(
+            float(result.count),
+            Points.from_labels(result.labels, result.confidence),
+            result.maps,
+            result.model,
+            picture,
+            result.diameter if result.model.diameter else 0.0,
+            channels,
+            result.labels,
+            result.dropped,
+            result.branch,
+        )
+    return found if interval is None else _bounded(found, interval, device, min_confidence)
+
+
+def _integrated(
+    image: Image,
+    model: Segmenter,
+    given: float | None,
+    channels: str | Channels | None,
+    device: str,
+    min_confidence: float,
+) -> Count:
+    """Count by a model of positions, without an interval."""
+    if given is not None and not model.diameter:
+        tell_unused(model.name)
+    size = (given or model.diameter) if model.diameter else 0.0
+    maps = predict_maps(image, model, diameter=size or None, channels=channels, device=device)
+    points = model.positions.decode(maps)
+    keep = np.ones(len(points), bool) if points.confidence is None else points.confidence >= min_confidence
+    dropped = int(np.count_nonzero(~keep))
+    return Count(model.positions.count(maps), points[keep], maps, model, image, size, channels, dropped=dropped)
+
+
+def _bounded(found: Count, interval: float, device: str, min_confidence: float) -> Count:
+    """The same with an interval."""
+    model, cells = found.model, found.points.cells
+    runner = Runner(model, choose_device(device), augment=False)
+    zoom = model.diameter / found.diameter if found.diameter else 1.0
+    planes = Planes(found.image, model, found.channels)
+    spread = measure_spread(planes, model, runner, zoom, cells, min_confidence=min_confidence)
+    calibration = model.count_calibration
+    factor = normal_factor(interval) if calibration is None else calibration.factor(interval)
+    half = factor * spread.of(found.count, cells.confidence)
+    return replace(found, low=max(0.0, found.count - half), high=found.count + half, interval=interval, spread=spread)

@@ -1,0 +1,85 @@
+"""Where a count should not be believed: dense layers in which no cell can be told, and doubtful cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from cellweave.core.points import Points
+from cellweave.prep.foreground import foreground
+
+Mask = NDArray[np.bool_]
+
+BLOCK = 8
+"""Maps of doubt are made of squares of so many px."""
+REACH = 26.0
+"""A found cell explains the foreground within this distance in px: the thesis' region that a click makes known; more
+where cells are farther apart."""
+APART = 1.5
+"""Of the median distance to the nearest neighbour, so much is explained, too."""
+WIDTH = 10.0
+"""Standard deviation in px of the window in which density and found cells are compared: about a cell."""
+DOUBT = 0.5
+"""Cells by which density and found cells differ around a place, and confidence of an object, that make it doubtful."""
+
+
+def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = None) -> Mask:
+    """Where the texture says cells, and none is found.
+
+    Regions of high confluence, in which people and nets cannot tell one cell from the next, are left empty by both.
+    They are foreground (`cellweave.prep.foreground`) that is far from all found cells, and wide enough for some.
+
+    Parameters
+    ----------
+    plane
+        (Y, X): what the net sees.
+    points
+        The cells that were found.
+    covered
+        (Y, X) pixels of cells that were outlined, however far they are from their middle.
+
+    Returns
+    -------
+    mask
+        (Y, X) bool, in squares of `BLOCK` px.
+    """
+    empty = _blocks(foreground(plane).astype(np.float32)) >= 0.5
+    if covered is not None:
+        empty &= _blocks(covered.astype(np.float32)) < 0.5
+    reach = REACH
+    if len(points):
+        tree = cKDTree(points.positions)
+        if len(points) > 1:
+            reach = max(REACH, APART * float(np.median(tree.query(points.positions, k=2)[0][:, 1])))
+        rows, columns = np.nonzero(empty)
+        middles = np.stack([rows, columns], axis=1) * BLOCK + (BLOCK - 1) / 2
+        empty[rows, columns] = tree.query(middles, distance_upper_bound=reach)[0] > reach
+    radius = reach / (2 * BLOCK)
+    around = np.ceil(radius).astype(int)
+    rows, columns = np.ogrid[-around : around + 1, -around : around + 1]
+    padded = np.pad(empty, around, mode="edge")  # cells go on beyond the image
+    wide = ndimage.binary_opening(padded, rows**2 + columns**2 <= radius**2)
+    return _pixels(wide[around:-around, around:-around], plane.shape)
+
+
+def unresolved(density: NDArray[np.float32], explained: NDArray[np.float32]) -> Mask:
+    """Where a density (Y, X) and that of the found cells differ by half a cell or more, in a window about a cell wide.
+
+    A cell that no maximum stands for, half a cell that one does stand for, a plain of density without maxima.
+    """
+    difference = ndimage.gaussian_filter(_blocks(density - explained), WIDTH / BLOCK, mode="constant")
+    return _pixels(np.abs(difference) * (2 * np.pi * WIDTH**2) >= DOUBT, density.shape)
+
+
+def _blocks(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of squares of `BLOCK` px, cut off at the border."""
+    rows, columns = (np.arange(0, n, BLOCK) for n in values.shape)
+    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+    sides = [np.diff(starts, append=n) for starts, n in zip((rows, columns), values.shape, strict=True)]
+    return np.asarray(sums / np.outer(*sides), np.float32)
+
+
+def _pixels(blocks: Mask, shape: tuple[int, ...]) -> Mask:
+    return blocks.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)[: shape[0], : shape[1]]
