@@ -6,7 +6,7 @@ import logging
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -93,27 +93,50 @@ def segment(
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out cells with a lower confidence (0..1).")
     ] = 0.0,
+    model_set: Annotated[
+        str | None, typer.Option(help="Name or folder of a model set, whose models the names of channels pick.")
+    ] = None,
+    cell_line: Annotated[str | None, typer.Option(help="With --model-set: of the cells, for example U2OS.")] = None,
+    reporters: Annotated[
+        str | None, typer.Option(help="With --model-set: names of the channels, where files do not tell: A,B,C.")
+    ] = None,
+    object_: Annotated[
+        str | None, typer.Option("--object", help="With --model-set: only nuclei, or only cells.")
+    ] = None,
 ) -> None:
-    """Segment images: labels, an overlay picture and a table for each, and a summary of the run."""
-    from cellweave.cli.segment import Settings, run
+    """Segment images: labels, an overlay picture and a table for each, and a summary of the run.
 
-    decoding = {
+    With --model-set, nuclei and cells are segmented and linked; --diameter is then nuclei=15,cells=30.
+    """
+    from cellweave.cli import segment as one_model
+    from cellweave.cli import segment_set as set_of_models
+
+    options = {
         "probability_threshold": probability_threshold,
         "flow_threshold": flow_threshold,
         "min_size": min_size,
     }
-    settings = Settings(
-        model=model,
-        channels=channels,
-        diameter=diameter,
-        save=tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip())),
-        plane=plane,
-        axes=axes,
-        augment=augment,
-        min_confidence=min_confidence,
-        decoding={k: v for k, v in decoding.items() if v is not None},
-    )
-    failed = run(inputs, out, settings, device=device, overwrite=overwrite)
+    decoding = {k: v for k, v in options.items() if v is not None}
+    common: dict[str, Any] = {
+        "diameter": diameter,
+        "save": tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip())),
+        "plane": plane,
+        "axes": axes,
+        "augment": augment,
+        "min_confidence": min_confidence,
+    }
+    if model_set is not None:
+        given = {"model": model != "default", "channels": channels is not None, **decoding}
+        if wrong := [f"--{option.replace('_', '-')}" for option, value in given.items() if value is not False]:
+            raise CellweaveError(f"{', '.join(wrong)} cannot be used with --model-set, whose models say it themselves")
+        names = tuple(name.strip() for name in reporters.split(",")) if reporters else ()
+        chosen = set_of_models.Settings(model_set, cell_line, names, object_, **common)
+        failed = set_of_models.run(inputs, out, chosen, device=device, overwrite=overwrite)
+    elif cell_line or reporters or object_:
+        raise CellweaveError("--cell-line, --reporters and --object are for the models of a set; add --model-set")
+    else:
+        settings = one_model.Settings(model=model, channels=channels, decoding=decoding, **common)
+        failed = one_model.run(inputs, out, settings, device=device, overwrite=overwrite)
     if failed:
         raise typer.Exit(1)
 

@@ -277,10 +277,18 @@ def rater_maps(
     """
     seen = [(*_view(image, rater, model_set.model(rater.key)), model_set.model(rater.key)) for rater in raters]
     if diameter is None:
-        found = [estimate_diameter(v, m, channels=c, device=device) for v, c, m in seen if m.diameter]
-        diameter = float(np.median(found)) if found else None
+        diameter = _estimated(seen, device)
     options: dict[str, Any] = {"diameter": diameter, "device": device, "augment": augment}
     return [predict_maps(view, model, channels=channels, **options) for view, channels, model in seen], diameter
+
+
+def set_diameter(image: Image, model_set: ModelSet, object: str, cell_line: str, device: str = "auto") -> float | None:
+    """The diameter in px that `segment_set` uses where none is given: the set's, else an estimate, else None."""
+    pick = pick_models(image, model_set, object, cell_line)
+    if pick.choice.diameter is not None:
+        return pick.choice.diameter
+    seen = [(*_view(image, rater, model_set.model(rater.key)), model_set.model(rater.key)) for rater in pick.raters]
+    return _estimated(seen, device)
 
 
 def averageable(models: Sequence[Segmenter]) -> bool:
@@ -337,6 +345,11 @@ def _segment(
     return Fused(labels, confidence, mean, size, models[0], image, dropped, pick=pick)
 
 
+def _estimated(seen: Sequence[tuple[Image, Channels, Segmenter]], device: str) -> float | None:
+    found = [estimate_diameter(v, model, channels=c, device=device) for v, c, model in seen if model.diameter]
+    return float(np.median(found)) if found else None
+
+
 def _view(image: Image, rater: Rater, model: Segmenter) -> tuple[Image, Channels]:
     """What the model of a rater sees, and by which policy: the channels that its own may name are not there."""
     if rater.channel is None:
@@ -352,6 +365,7 @@ def _with_channels(image: Image, channels: Sequence[int]) -> Image:
         image,
         data=_Channels(image.data, tuple(channels)),
         channel_names=tuple(image.channel_names[c] for c in channels),
+        limits=None if image.limits is None else tuple(image.limits[c] for c in channels),
         color=False,
     )
 

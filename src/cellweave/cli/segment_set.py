@@ -1,0 +1,217 @@
+"""``cellweave segment --model-set``: nuclei and cells of many files, by the models that their channels' names pick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from cellweave import __version__
+from cellweave.cli.batch import PLAIN, Row, Work, film_of, run_batch
+from cellweave.cli.film import WRITERS, Film, LabelStore, check_outputs, segment_film
+from cellweave.cli.segment import OUTPUTS, SUMMARY
+from cellweave.core.errors import InputError
+from cellweave.core.image import Image
+from cellweave.core.labels import Labels
+from cellweave.core.linking import NO_CELL, link
+from cellweave.core.measure import Table
+from cellweave.io import read_image, write_label_film, write_labels, write_table
+from cellweave.models import ModelSet, load_set
+from cellweave.models.model_set import OBJECTS
+from cellweave.predict import Segmentation, parse_diameter, segment_set
+from cellweave.predict.frames import SAMPLED, Frames, spread
+from cellweave.predict.fused import named, pick_models, set_diameter
+
+COLUMNS = (
+    *("frames", "nuclei", "cells", "anucleate", "multinucleated", "nuclei_without_cell"),
+    *("dropped", "nuclei_diameter", "cells_diameter", "models"),
+)
+CYTOPLASM, LINKED = "_cytoplasm_labels", "_linked.csv"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the results; written to `run.json`, and compared when a run is repeated in the same folder."""
+
+    model_set: str
+    cell_line: str | None = None
+    reporters: tuple[str, ...] = ()
+    object: str | None = None
+    diameter: str | None = None
+    save: tuple[str, ...] = ("labels", "overlay", "table")
+    plane: str | None = None
+    axes: str | None = None
+    augment: bool = False
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.save if kind not in OUTPUTS]
+        if unknown or not self.save:
+            raise InputError(f"--save: '{', '.join(unknown)}' is unknown; choose from {', '.join(OUTPUTS)}")
+        if self.object not in (None, *OBJECTS):
+            raise InputError(f"--object '{self.object}' is unknown; choose {' or '.join(OBJECTS)}, or leave it out")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one file, by object; with nuclei and cells, the cytoplasm and the table of both."""
+
+    image: Image
+    by_object: dict[str, Segmentation | Film]
+    cytoplasm: Labels | LabelStore | None = None
+    linked: Table | None = None
+
+
+def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, overwrite: bool) -> int:
+    """Segment every input and return the number of files that failed; see `run_batch`."""
+    models = load_set(settings.model_set)
+    line = models.cell_line(settings.cell_line)
+    objects = (settings.object,) if settings.object else models.objects(line)
+    for name in objects:
+        models.reporters(name, line)  # says what there is, where there is no model for it
+    diameters = _diameters(settings.diameter, objects)
+    options: dict[str, Any] = {
+        "cell_line": line,
+        "device": device,
+        "augment": settings.augment,
+        "min_confidence": settings.min_confidence,
+    }
+    console, said = Console(stderr=True), set[str]()
+
+    def do(file: Path) -> tuple[Found, Row]:
+        image = film_of(read_image(file, axes=settings.axes), settings.plane)
+        if settings.reporters:
+            image = named(image, settings.reporters)
+        film = image.size("T") > 1
+        first = image.plane(t=0) if film else image.plane()
+        told = [pick_models(first, models, name, line).text for name in objects]
+        for text in told:
+            if text not in said:
+                console.print(f"Model set {models.name}, {text}", **PLAIN)
+        said.update(told)
+        if film:
+            check_outputs(image, settings.save)
+            found = _film(image, models, objects, diameters, out, **options)
+        else:
+            found = _linked(first, segment_set(first, models, objects=objects, diameters=diameters, **options))
+        return found, _row(found) | {"models": " | ".join(told)}
+
+    chosen = asdict(settings) | {"cell_line": line, "model_hash": models.hash, "version": __version__}
+    work = Work(
+        "segmented", json.loads(json.dumps(chosen)), do, _told, _writers(objects, settings.save), SUMMARY, COLUMNS
+    )
+    return sum(row["status"] == "failed" for row in run_batch(inputs, out, work, overwrite=overwrite))
+
+
+def _diameters(text: str | None, objects: Sequence[str]) -> dict[str, str]:
+    """``nuclei=15,cells=12um``, or one size where there is one kind of object."""
+    if text is None:
+        return {}
+    parts = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    sizes = {name.strip(): size.strip() for name, size in parts.items()}
+    if "=" not in text and len(objects) == 1:
+        return {objects[0]: text}
+    if len(sizes) != len(text.split(",")) or not set(sizes) <= set(objects):
+        raise InputError(
+            f"--diameter '{text}': write {','.join(f'{name}=30' for name in objects)}, in pixels or with um, or leave "
+            "one of them out"
+        )
+    return sizes
+
+
+def _linked(image: Image, found: dict[str, Any]) -> Found:
+    if len(found) < len(OBJECTS):
+        return Found(image, found)
+    both = link(*(found[name].labels for name in OBJECTS), image=image)
+    return Found(image, found, both.cytoplasm, both.table)
+
+
+def _film(
+    image: Image, models: ModelSet, objects: Sequence[str], diameters: dict[str, str], folder: Path, **options: Any
+) -> Found:
+    """Each object frame by frame; a diameter that is not given is one for the film."""
+    found: dict[str, Segmentation | Film] = {}
+    for name in objects:
+        size = parse_diameter(diameters.get(name), image)
+        if size is None:
+            some = [image.plane(t=t) for t in spread(image.size("T"), SAMPLED)]
+            sizes = [set_diameter(one, models, name, options["cell_line"], options["device"]) for one in some]
+            size = float(np.median([s for s in sizes if s])) if any(sizes) else None
+        given = {name: size} if size else {}
+
+        def one(frame: Image, name: str = name, given: dict[str, float] = given) -> Segmentation:
+            return segment_set(frame, models, objects=[name], diameters=given, **options)[name]
+
+        found[name] = segment_film(Frames(image, one), folder)
+    if len(found) < len(OBJECTS):
+        return Found(image, found)
+    nuclei, cells = (film.labels for film in found.values())
+    cytoplasm, tables = LabelStore(folder, (image.height, image.width)), list[Table]()
+    for t in range(image.size("T")):
+        both = link(nuclei[t], cells[t], image=image.plane(t=t))
+        cytoplasm.append(both.cytoplasm)
+        tables.append({"frame": np.full(len(both.table["cell"]), t), **both.table})
+    return Found(
+        image, found, cytoplasm, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    )
+
+
+def _row(found: Found) -> Row:
+    row: Row = {"dropped": 0}
+    for name, result in found.by_object.items():
+        own = result.row if isinstance(result, Film) else {"cells": result.count, "diameter": round(result.diameter, 2)}
+        row |= {k: own[k] for k in ("frames", "status", "error") if k in own}
+        row |= {name: own["cells"], f"{name}_diameter": own["diameter"]}
+        row["dropped"] += result.row["dropped"] if isinstance(result, Film) else result.dropped
+    if found.linked is not None:
+        kinds = found.linked["kind"]
+        row |= {kind: int((kinds == kind).sum()) for kind in ("anucleate", "multinucleated")}
+        row["nuclei_without_cell"] = int((kinds == NO_CELL).sum())
+    return row
+
+
+def _told(row: Row) -> str:
+    parts = [f"{row[name]} {name} of {row[f'{name}_diameter']:g} px" for name in OBJECTS if name in row]
+    if row["dropped"]:
+        parts.append(f"{row['dropped']} more under the least confidence")
+    if row.get("nuclei_without_cell"):
+        parts.append(f"{row['nuclei_without_cell']} nuclei outside every cell")
+    return ", ".join(parts) + (f", in {row['frames']} frames" if row.get("frames") else "")
+
+
+def _writers(objects: Sequence[str], kinds: Sequence[str]) -> dict[str, Callable[[Path, Found], object]]:
+    """By the ending of the file's name."""
+    writers: dict[str, Callable[[Path, Found], object]] = {}
+    for name in objects:
+        for kind in kinds:
+            ending = ".csv" if kind == "table" else OUTPUTS[kind][0]
+            writers[f"_{name}{ending}"] = partial(_write, name, kind)
+    if len(objects) == len(OBJECTS):
+        writers |= {
+            f"{CYTOPLASM}{OUTPUTS[k][0][7:]}": _write_cytoplasm for k in kinds if k in ("labels", "png", "zarr")
+        }
+        if "table" in kinds:
+            writers[LINKED] = lambda path, found: write_table(path, found.linked or {})
+    return writers
+
+
+def _write(name: str, kind: str, path: Path, found: Found) -> None:
+    result = found.by_object[name]
+    if isinstance(result, Film):
+        WRITERS[kind](path, result)
+    else:
+        OUTPUTS[kind][1](path, result)
+
+
+def _write_cytoplasm(path: Path, found: Found) -> None:
+    size = found.image.pixel_size_um
+    if isinstance(found.cytoplasm, LabelStore):
+        write_label_film(path, found.cytoplasm, pixel_size_um=size, interval_s=found.image.interval_s)
+    elif found.cytoplasm is not None:
+        write_labels(path, found.cytoplasm, pixel_size_um=None if path.suffix == ".png" else size)
