@@ -181,8 +181,22 @@ def train(
     imagenet: Annotated[
         Path | None, typer.Option(help="Weights of a ResNet-18 to start from, with --method cell-segmenter.")
     ] = None,
+    augmentation: Annotated[
+        str | None, typer.Option(help="standard, microscopy (noise of other acquisitions), classical or none.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="channel-wise, universal or grayscale: a model set for nuclei and cells.")
+    ] = None,
+    cell_line: Annotated[str | None, typer.Option(help="Of the images, with --strategy.")] = None,
+    reporters: Annotated[
+        str, typer.Option(help="With --strategy, names of the channels where files have none: P1,P2,P3.")
+    ] = "",
 ) -> None:
     """Train a model on your own images, from scratch or from a base model.
+
+    --strategy trains models for images without nuclear or membrane stain and puts them into the model set OUT/set. DATA
+    has images/ (whose channels have names), nuclei/ and cells/, or sub-folders like it, named by cell lines. Each model
+    is fine-tuned from the base (default) with --augmentation microscopy, until --patience 20 epochs brought nothing.
 
     --method cell-segmenter chooses net, representation, recipe and preparation itself. Its paper trains 300 epochs with
     batches of 32 crops of 640 px on two graphics cards; the defaults are for the processor of a laptop.
@@ -191,6 +205,10 @@ def train(
     from cellweave.train import TrainConfig, prepare_only, ranks, self_train, train_cell_segmenter
     from cellweave.train import train as run_training
 
+    if strategy:
+        from cellweave.train.strategies import AUGMENTATION, BASE, PATIENCE
+
+        base, patience, augmentation = base or BASE, patience or PATIENCE, augmentation or AUGMENTATION
     config = TrainConfig(
         out=out,
         base=base,
@@ -207,6 +225,7 @@ def train(
         weights=_shares(weights, data),
         simulated=simulated,
         recipes=tuple(name.strip() for name in recipes.split(",") if name.strip()),
+        augmentation=augmentation or "standard",  # type: ignore[arg-type]
         patience=patience,
         channels=channels,
         seed=seed,
@@ -219,8 +238,10 @@ def train(
         raise CellweaveError(f"--method '{method}' is unknown; there is cell-segmenter, or leave it out")
     if imagenet and not method:
         raise CellweaveError("--imagenet is for the net of --method cell-segmenter; add it")
-    if only_prepare and (method or unlabelled):
-        raise CellweaveError("--prepare-only is for one training; leave out --method and --unlabelled")
+    if only_prepare and (method or unlabelled or strategy):
+        raise CellweaveError("--prepare-only is for one training; leave out --method, --unlabelled and --strategy")
+    if (cell_line or reporters) and not strategy:
+        raise CellweaveError("--cell-line and --reporters are for --strategy; add it")
     if only_prepare:
         with console_progress():
             files = prepare_only(folders, config, validation=validation)
@@ -229,6 +250,21 @@ def train(
             f"{len(files)} shards of {size:.0f} MB in all are in {out / 'shards'}. On the other machine, with the "
             "folder src of cellweave: PYTHONPATH=src python -m cellweave.train.bare SHARDS RUN\n"
             f"Copy RUN back into {out}, then repeat this command with --resume in the place of --prepare-only."
+        )
+        return
+    if strategy:
+        from cellweave.cli.strategy import run_strategy
+
+        if method or unlabelled or len(data) != 1:
+            raise CellweaveError("--strategy takes one DATA folder; leave out --method and --unlabelled")
+        run_strategy(
+            data[0],
+            strategy,
+            config,
+            cell_line=cell_line,
+            validation=validation,
+            reporters=tuple(name.strip() for name in reporters.split(",") if name.strip()),
+            resume=resume,
         )
         return
     with console_progress() if first else nullcontext():
@@ -364,6 +400,17 @@ def models_info(model: Annotated[str, typer.Argument(help="Name or folder of a m
     from cellweave.models import load_model
 
     typer.echo(load_model(model).card_text())
+
+
+@data_app.command("summary")
+def data_summary(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Folders of images and labels, as for train.")],
+) -> None:
+    """Numbers of images, objects and channels, diameters, and the diameter to give to a model."""
+    from cellweave.cli.data import run_summary
+
+    if run_summary(data):
+        raise typer.Exit(1)
 
 
 @data_app.command("audit")
