@@ -1,0 +1,118 @@
+"""The area baseline: how much of the image is cells, times how many cells there are to an area."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellweave.core.errors import InputError, ReadError
+from cellweave.core.files import write_atomically
+from cellweave.core.points import Points
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class AreaDensity:
+    """Cells are counted as the area of the foreground times their density in it, which is taken to be the same
+    everywhere. It tells no positions, and counts wrongly what is denser or sparser than the images it was fitted on.
+
+    The foreground is that of `cellweave.prep.foreground`, or another one that marks all cells (of SAM, of a net):
+    but the same for `fit` and `count`.
+
+    Attributes
+    ----------
+    density
+        Cells a pixel of foreground.
+    cells, images
+        How many it was fitted on.
+
+    Raises
+    ------
+    InputError
+        When the density is not above 0.
+    """
+
+    density: float
+    cells: int
+    images: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density < np.inf:
+            raise InputError(f"the density is {self.density}; it must be above 0, in cells a pixel of foreground")
+
+    @classmethod
+    def fit(
+        cls, foregrounds: Sequence[Mask], points: Sequence[Points], *, known: Sequence[Mask] | None = None
+    ) -> AreaDensity:
+        """The density of annotated images: all their cells over all their foreground.
+
+        Parameters
+        ----------
+        foregrounds
+            (Y, X) bool of each image.
+        points
+            Cells of the same images; debris does not count.
+        known
+            Where someone annotated, of each image: foreground elsewhere is left out, and so are cells. Everywhere
+            without it. Where cells are too dense for annotators, the density comes out too low if it is left out.
+
+        Raises
+        ------
+        InputError
+            When numbers or shapes differ, or there is no cell or no foreground to fit on.
+        """
+        where = [np.ones_like(mask) for mask in foregrounds] if known is None else list(known)
+        if not len(foregrounds) == len(points) == len(where):
+            raise InputError(
+                f"{len(foregrounds)} foregrounds, points of {len(points)} images and {len(where)} known regions; "
+                "give all for each image"
+            )
+        area, cells = 0, 0
+        for mask, some, looked in zip(foregrounds, points, where, strict=True):
+            if mask.shape != looked.shape or some.shape not in (None, mask.shape):
+                raise InputError(
+                    f"a foreground is {mask.shape}, its points are on {some.shape}, its known region is "
+                    f"{looked.shape}; give those of the same image"
+                )
+            area += int(np.count_nonzero(mask & looked))
+            row, column = np.rint(some.cells.positions).astype(int).T
+            cells += int(np.count_nonzero(looked[row, column]))
+        if not (area and cells):
+            raise InputError(f"{cells} cells on {area} px of foreground; fit on annotated images that show cells")
+        return cls(cells / area, cells, len(foregrounds))
+
+    def count(self, foreground: Mask) -> float:
+        """Number of cells in an image, by its foreground (Y, X)."""
+        return float(self.density * np.count_nonzero(foreground))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON."""
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        write_atomically(Path(path), lambda file: file.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AreaDensity:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ReadError
+            When the file cannot be read or holds something else.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = {field.name: values[field.name] for field in fields(cls)}
+            return cls(float(found["density"]), int(found["cells"]), int(found["images"]))
+        except OSError as error:
+            raise ReadError(
+                f"{path}: cannot be opened ({error.strerror}); check the name and its permissions"
+            ) from error
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise ReadError(f"{path}: is no density of cells ({error!r}); fit and save it again") from error

@@ -1,0 +1,77 @@
+"""The area model: the density is that of all annotated cells, and comes back from its file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cellweave.core.errors import InputError, ReadError
+from cellweave.core.points import DEBRIS, LIVE, Points
+from cellweave.predict.area import AreaDensity
+
+SHAPE = (40, 50)
+
+
+def points(n: int, debris: int = 0) -> Points:
+    rng = np.random.default_rng(n)
+    positions = rng.uniform(0, 39, (n + debris, 2))
+    return Points(positions, np.array([LIVE] * n + [DEBRIS] * debris), shape=SHAPE)
+
+
+def test_the_count_of_what_was_fitted_on_is_right() -> None:
+    rng = np.random.default_rng(0)
+    masks = [rng.random(SHAPE) < share for share in (0.3, 0.6)]
+    model = AreaDensity.fit(masks, [points(12, debris=3), points(30)])
+    assert (model.cells, model.images) == (42, 2)
+    assert sum(map(model.count, masks)) == pytest.approx(42)
+    assert model.count(np.zeros(SHAPE, bool)) == 0
+
+
+def test_twice_the_area_has_twice_the_cells() -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[:20] = True
+    model = AreaDensity.fit([mask], [points(10)])
+    assert model.count(np.concatenate([mask, mask])) == pytest.approx(2 * model.count(mask))
+
+
+def test_only_where_someone_annotated_is_fitted_on() -> None:
+    mask, known = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
+    known[:, :25] = True
+    left = Points(np.stack([np.linspace(0, 39, 20), np.full(20, 10.0)], axis=1), shape=SHAPE)
+    right = np.array([[5.0, 40], [6, 41]])
+    both = Points(np.concatenate([left.positions, right]), shape=SHAPE)
+    model = AreaDensity.fit([mask], [both], known=[known])
+    assert model.cells == 20
+    assert model.count(mask) == pytest.approx(40)
+
+
+def test_a_file_gives_the_same_back(tmp_path: Path) -> None:
+    model = AreaDensity.fit([np.ones(SHAPE, bool)], [points(7)])
+    model.save(tmp_path / "density.json")
+    assert AreaDensity.load(tmp_path / "density.json") == model
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"density": 0, "cells": 1, "images": 1}', '{"density": "a"}'])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "density.json"
+    file.write_text(text)
+    with pytest.raises(ReadError, match=r"density\.json"):
+        AreaDensity.load(file)
+    with pytest.raises(ReadError, match="none"):
+        AreaDensity.load(tmp_path / "none.json")
+
+
+def test_bad_input() -> None:
+    mask = np.ones(SHAPE, bool)
+    with pytest.raises(InputError, match="give all"):
+        AreaDensity.fit([mask], [])
+    with pytest.raises(InputError, match="same image"):
+        AreaDensity.fit([mask[:3]], [points(1)])
+    with pytest.raises(InputError, match="0 cells"):
+        AreaDensity.fit([mask], [points(0, debris=2)])
+    with pytest.raises(InputError, match="0 px"):
+        AreaDensity.fit([~mask], [points(3)])
+    with pytest.raises(InputError, match="density"):
+        AreaDensity(float("nan"), 1, 1)
