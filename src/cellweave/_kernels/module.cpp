@@ -11,6 +11,7 @@ void bind_overlap(nanobind::module_& m);
 void bind_measure(nanobind::module_& m);
 void bind_star_convex(nanobind::module_& m);
 void bind_outlines(nanobind::module_& m);
+void bind_peaks(nanobind::module_& m);
 void bind_boxes(nanobind::module_& m);
 void bind_views(nanobind::module_& m);
 void bind_watershed(nanobind::module_& m);
@@ -27,6 +28,7 @@ NB_MODULE(_kernels, m) {
   bind_measure(m);
   bind_star_convex(m);
   bind_outlines(m);
+  bind_peaks(m);
   bind_boxes(m);
   bind_views(m);
   bind_watershed(m);

@@ -3,6 +3,7 @@
 from cellweave.representations.base import MapFormat, PointRepresentation, Representation
 from cellweave.representations.diffusion_flows import DiffusionFlows
 from cellweave.representations.distance_flows import DistanceFlows, distance_flows, smooth_distance
+from cellweave.representations.heatmap import Heatmap, known_region
 from cellweave.representations.star_convex import StarConvex, border_probability, star_distances
 from cellweave.representations.watershed_energy import WatershedEnergy, energy
 
@@ -10,6 +11,7 @@ __all__ = [
     "REPRESENTATIONS",
     "DiffusionFlows",
     "DistanceFlows",
+    "Heatmap",
     "MapFormat",
     "PointRepresentation",
     "Representation",
@@ -18,6 +20,7 @@ __all__ = [
     "border_probability",
     "distance_flows",
     "energy",
+    "known_region",
     "smooth_distance",
     "star_distances",
 ]
@@ -25,6 +28,7 @@ __all__ = [
 REPRESENTATIONS: dict[str, type[MapFormat]] = {
     "DiffusionFlows": DiffusionFlows,
     "DistanceFlows": DistanceFlows,
+    "Heatmap": Heatmap,
     "StarConvex": StarConvex,
     "WatershedEnergy": WatershedEnergy,
 }
