@@ -115,3 +115,18 @@ def test_a_stack_needs_a_choice_and_a_single_depth_does_not() -> None:
 def test_size_of_an_absent_axis_is_one() -> None:
     image = Image(np.zeros((3, 4, 5)))
     assert [image.size(a) for a in AXES] == [1, 3, 1, 4, 5]
+
+
+def test_select_keeps_the_axes_that_are_not_named() -> None:
+    data = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
+    image = Image(data, "TCZYX", interval_s=2.0)
+    assert image.select() is image
+    at_depth = image.select(z=3)
+    assert (at_depth.axes, at_depth.shape, at_depth.interval_s) == ("TCYX", (2, 3, 5, 6), 2.0)
+    np.testing.assert_array_equal(np.asarray(at_depth), data[:, :, 3])
+    np.testing.assert_array_equal(at_depth.plane(t=1).read(slice(1, 3)), data[1, :, 3, 1:3])
+    np.testing.assert_array_equal(np.asarray(image.select(t=0, z=1)), data[0, :, 1])
+    with pytest.raises(InputError, match=r"z=4 is outside 0\.\.3"):
+        image.select(z=4)
+    with pytest.raises(InputError, match=r"t=1 is outside 0\.\.0"):
+        Image(data[0, :, 0]).select(t=1)

@@ -120,7 +120,7 @@ def test_image_keeps_its_facts(tmp_path: Path) -> None:
     image = corrected(read_image(tmp_path / "a.tif"), a_field(), keep_dtype=True)
     assert image.source.endswith("a.tif")
     assert image.dtype == np.uint16
-    assert "corrected" in image.facts["illumination"]
+    assert image.facts["illumination"].startswith("flat field ")
 
 
 def test_refuses_what_does_not_fit() -> None:
@@ -264,3 +264,15 @@ def test_frames_must_be_alike() -> None:
         read_frames([], task="test")
     with pytest.raises(InputError, match="no finite"):
         read_frames([Image(np.full((1, 4, 4), np.nan))], task="test")
+
+
+def test_an_altered_file_is_refused(tmp_path: Path) -> None:
+    field = a_field()
+    field.save(tmp_path / "a.npz")
+    assert FlatField.load(tmp_path / "a.npz").hash == field.hash
+    with np.load(tmp_path / "a.npz") as file:
+        parts = dict(file)
+    parts["gain"] = parts["gain"] * 1.01
+    np.savez(tmp_path / "a.npz", **parts)
+    with pytest.raises(ReadError, match="altered"):
+        FlatField.load(tmp_path / "a.npz")

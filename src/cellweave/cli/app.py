@@ -103,6 +103,15 @@ def segment(
     object_: Annotated[
         str | None, typer.Option("--object", help="With --model-set: only nuclei, or only cells.")
     ] = None,
+    illumination: Annotated[
+        Path | None, typer.Option(help="Even out the light with this file of cellweave illumination.")
+    ] = None,
+    clahe: Annotated[
+        str | None, typer.Option(help="Local contrast (CLAHE) in so many tiles: 8x8, or 8x8,3 to clip at 3.")
+    ] = None,
+    scaling: Annotated[
+        Path | None, typer.Option(help="Same grey values in all images, by this file of cellweave scaling.")
+    ] = None,
 ) -> None:
     """Segment images: labels, an overlay picture and a table for each, and a summary of the run.
 
@@ -110,7 +119,9 @@ def segment(
     """
     from cellweave.cli import segment as one_model
     from cellweave.cli import segment_set as set_of_models
+    from cellweave.cli.preparation import Preparation
 
+    prepared = Preparation.load(illumination, clahe, scaling)
     options = {
         "probability_threshold": probability_threshold,
         "flow_threshold": flow_threshold,
@@ -131,13 +142,130 @@ def segment(
             raise CellweaveError(f"{', '.join(wrong)} cannot be used with --model-set, whose models say it themselves")
         names = tuple(name.strip() for name in reporters.split(",")) if reporters else ()
         chosen = set_of_models.Settings(model_set, cell_line, names, object_, **common)
-        failed = set_of_models.run(inputs, out, chosen, device=device, overwrite=overwrite)
+        failed = set_of_models.run(inputs, out, chosen, device=device, overwrite=overwrite, prepared=prepared)
     elif cell_line or reporters or object_:
         raise CellweaveError("--cell-line, --reporters and --object are for the models of a set; add --model-set")
     else:
         settings = one_model.Settings(model=model, channels=channels, decoding=decoding, **common)
-        failed = one_model.run(inputs, out, settings, device=device, overwrite=overwrite)
+        failed = one_model.run(inputs, out, settings, device=device, overwrite=overwrite, prepared=prepared)
     if failed:
+        raise typer.Exit(1)
+
+
+@app.command("illumination")
+def illumination_(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Images of one acquisition: files, folders, or patterns.")
+    ],
+    out: Annotated[Path, typer.Option(help="File for the result (.npz), for segment --illumination.")],
+    method: Annotated[
+        str, typer.Option(help="cidre, flat-field (a quantile of each pixel), or reference (of an even sample).")
+    ] = "cidre",
+    offset: Annotated[float | None, typer.Option(help="Grey value of no light, where it is known.")] = None,
+    quantile: Annotated[float, typer.Option(min=0, max=1, help="With --method flat-field.")] = 0.5,
+    dark: Annotated[
+        list[str] | None, typer.Option(help="With --method reference: images with the shutter closed.")
+    ] = None,
+    plane: Annotated[str | None, typer.Option(help="Of time lapses and stacks: t=0, z=5; all without it.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
+) -> None:
+    """Estimate how uneven the light is, once for all images of an acquisition."""
+    from cellweave.cli.preparation import Files, make_field, told_field
+    from cellweave.core.progress import console_progress
+
+    images = Files(inputs, axes, plane)
+    darks = Files(dark, axes, plane) if dark else None
+    with console_progress():
+        field = make_field(images, method, dark=darks, offset=offset, quantile=quantile)
+    field.save(out)
+    typer.echo("\n".join(told_field(field, images[0].channel_names)))
+    typer.echo(f"Use it with: cellweave segment IMAGES --out RESULTS --illumination {out}")
+
+
+@app.command("scaling")
+def scaling_(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Images of one acquisition: files, folders, or patterns.")
+    ],
+    out: Annotated[Path, typer.Option(help="File for the result (.json), for segment --scaling.")],
+    illumination: Annotated[Path | None, typer.Option(help="As for segment, if it is used there.")] = None,
+    clahe: Annotated[str | None, typer.Option(help="As for segment, if it is used there.")] = None,
+    plane: Annotated[str | None, typer.Option(help="Of time lapses and stacks: t=0, z=5; all without it.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
+) -> None:
+    """Measure the 1st and 99th percentile of all images of an acquisition, so that they are scaled alike."""
+    from cellweave.cli.preparation import Files, Preparation, told_scaling
+    from cellweave.core.progress import console_progress
+    from cellweave.prep import measure_scaling
+
+    with console_progress():
+        found = measure_scaling(Files(inputs, axes, plane, Preparation.load(illumination, clahe)))
+    found.save(out)
+    typer.echo("\n".join(told_scaling(found)))
+    typer.echo(f"Use it with: cellweave segment IMAGES --out RESULTS --scaling {out}")
+
+
+@app.command()
+def link(
+    nuclei: Annotated[Path, typer.Argument(metavar="NUCLEI", help="Label file, or folder of them.")],
+    cells: Annotated[Path, typer.Argument(metavar="CELLS", help="Label file, or folder of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the labels of the cytoplasm.")],
+    image: Annotated[Path | None, typer.Option(help="Image file, or folder of them, for intensities.")] = None,
+    least_share: Annotated[
+        float, typer.Option(help="A nucleus of which no cell holds this share is outside every cell.")
+    ] = 0.25,
+) -> None:
+    """Give each nucleus to its cell: one table with both, and the cytoplasm as labels."""
+    from cellweave.cli.link import run
+
+    run(nuclei, cells, out, image, least_share)
+
+
+@app.command()
+def count(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Image files, folders of images, or patterns.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")] = None,
+    model: Annotated[str, typer.Option(help="Name or folder of a model: of points or of outlines.")] = "default",
+    channels: Annotated[str | None, typer.Option(help="Channel policy, as for segment.")] = None,
+    diameter: Annotated[
+        str | None, typer.Option(help="Cell diameter: 30 (pixels) or 12um. Estimated without it, where it is needed.")
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(help="Share of true counts that the interval should hold; 0 for no interval.")
+    ] = 0.9,
+    min_confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out cells with a lower confidence (0..1).")
+    ] = 0.0,
+    save: Annotated[
+        str, typer.Option(help="Any of table (counts.csv, always), points, picture, density.")
+    ] = "table,points,picture",
+    device: Device = "auto",
+    overwrite: Annotated[
+        bool, typer.Option(help="Do finished files again, and replace results of other settings.")
+    ] = False,
+    plane: Annotated[str | None, typer.Option(help="Of time lapses and stacks: t=0, z=5 or t=0,z=5.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
+) -> None:
+    """Count cells: a number and an interval for each image, where the cells are, and where not to believe it.
+
+    With a model of points (cellweave train --target points) the count is the sum of a density, otherwise the number of
+    outlined cells. Compare points with true ones with: cellweave evaluate --points OUT TRUTH
+    """
+    from cellweave.cli.count import Settings, run
+
+    settings = Settings(
+        model=model,
+        channels=channels,
+        diameter=diameter,
+        save=tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip())),
+        plane=plane,
+        axes=axes,
+        interval=interval,
+        min_confidence=min_confidence,
+    )
+    if run(inputs, out, settings, device=device, overwrite=overwrite):
         raise typer.Exit(1)
 
 
@@ -152,10 +280,20 @@ def train(
     net: Annotated[str, typer.Option(help="FastUNet, CellposeUNet or AnchorUNet, when there is no base.")] = "FastUNet",
     width: Annotated[float, typer.Option(help="Channels of the net as a share of its usual ones.")] = 1.0,
     representation: Annotated[
-        str | None, typer.Option(help="DiffusionFlows, StarConvex, DistanceFlows or WatershedEnergy.")
+        str | None, typer.Option(help="DiffusionFlows, StarConvex, DistanceFlows, WatershedEnergy or Heatmap.")
     ] = None,
+    target: Annotated[
+        str, typer.Option(help="What DATA tells: labels, or points (tables, Label Studio, COCO, dot images).")
+    ] = "labels",
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Of points: not every cell has one; learn only from what is near them.")
+    ] = False,
+    sigma: Annotated[float | None, typer.Option(help="Of points: width of a cell's Gaussian in px.")] = None,
+    debris: Annotated[
+        bool, typer.Option("--debris", help="Of points: find dead cells and debris, too, without counting them.")
+    ] = False,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
-    recipe: Annotated[str, typer.Option(help="adamw, sgd (the Cellpose paper's) or cosine.")] = "adamw",
+    recipe: Annotated[str, typer.Option(help="adamw, sgd (the Cellpose paper's), cosine or adam.")] = "adamw",
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate; the recipe's without it.")] = None,
     batch_size: Annotated[int, typer.Option(help="Crops a batch.")] = 8,
     accumulate: Annotated[int, typer.Option(help="Batches a step.")] = 1,
@@ -182,7 +320,7 @@ def train(
         Path | None, typer.Option(help="Weights of a ResNet-18 to start from, with --method cell-segmenter.")
     ] = None,
     augmentation: Annotated[
-        str | None, typer.Option(help="standard, microscopy (noise of other acquisitions), classical or none.")
+        str | None, typer.Option(help="standard, microscopy (other acquisitions' noise), classical, square or none.")
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="channel-wise, universal or grayscale: a model set for nuclei and cells.")
@@ -200,6 +338,8 @@ def train(
 
     --method cell-segmenter chooses net, representation, recipe and preparation itself. Its paper trains 300 epochs with
     batches of 32 crops of 640 px on two graphics cards; the defaults are for the processor of a laptop.
+
+    --target points learns to count cells from one point in each: DATA has images/ and points/. The model is for count.
     """
     from cellweave.core.progress import console_progress
     from cellweave.train import TrainConfig, prepare_only, ranks, self_train, train_cell_segmenter
@@ -215,6 +355,10 @@ def train(
         net=net,  # type: ignore[arg-type]
         width=width,
         representation=representation,  # type: ignore[arg-type]
+        target=target,  # type: ignore[arg-type]
+        sparse=sparse,
+        sigma=sigma,
+        debris=debris,
         epochs=epochs,
         batch_size=batch_size,
         crop=crop,
@@ -236,6 +380,8 @@ def train(
     folders = data[0] if len(data) == 1 else data
     if method not in (None, "cell-segmenter"):
         raise CellweaveError(f"--method '{method}' is unknown; there is cell-segmenter, or leave it out")
+    if target == "points" and (method or unlabelled or strategy):
+        raise CellweaveError("--target points is one training; leave out --method, --unlabelled and --strategy")
     if imagenet and not method:
         raise CellweaveError("--imagenet is for the net of --method cell-segmenter; add it")
     if only_prepare and (method or unlabelled or strategy):
@@ -278,8 +424,9 @@ def train(
             run_training(folders, config, validation=validation, resume=resume)
     if not first:
         return
+    use = "count" if config.learned == "Heatmap" else "segment"
     typer.echo(
-        f"The model is in {out / 'model'}. Use it with: cellweave segment IMAGES --out RESULTS --model {out / 'model'}"
+        f"The model is in {out / 'model'}. Use it with: cellweave {use} IMAGES --out RESULTS --model {out / 'model'}"
     )
 
 

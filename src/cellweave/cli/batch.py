@@ -89,7 +89,7 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
     WriteError
         When the folder cannot be written.
     """
-    files = _files(inputs)
+    files = find_images(inputs)
     folder = make_output_folder(out) if out else None
     before = _previous(folder, work) if folder and not overwrite else {}
     stems = [folder / stem for stem in _stems(files, before)] if folder else [None] * len(files)
@@ -226,7 +226,7 @@ def film_of(image: Image, text: str | None) -> Image:
     return image.select(**chosen)
 
 
-def _files(inputs: Sequence[str]) -> list[Path]:
+def find_images(inputs: Sequence[str]) -> list[Path]:
     """Files named, those of folders (not their sub-folders), and those that patterns match, each once."""
     found: dict[Path, None] = {}
     for text in inputs:

@@ -14,6 +14,7 @@ import numpy as np
 from cellweave import __version__
 from cellweave.cli.batch import Row, Work, film_of, run_batch
 from cellweave.cli.film import WRITERS, Film, check_outputs, segment_film
+from cellweave.cli.preparation import Preparation
 from cellweave.core.errors import InputError
 from cellweave.io import read_image, write_labels, write_overlay, write_table
 from cellweave.io.raster import write_picture
@@ -61,9 +62,18 @@ class Settings:
             raise InputError(f"--save: '{', '.join(unknown)}' is unknown; choose from {', '.join(OUTPUTS)}")
 
 
-def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, overwrite: bool) -> int:
+def run(
+    inputs: Sequence[str],
+    out: Path,
+    settings: Settings,
+    *,
+    device: str,
+    overwrite: bool,
+    prepared: Preparation | None = None,
+) -> int:
     """Segment every input and return the number of files that failed; see `run_batch`."""
     model = _with_decoding(load_model(settings.model), settings)
+    before = prepared or Preparation()
 
     options: dict[str, Any] = {
         "diameter": settings.diameter,
@@ -74,7 +84,7 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
     }
 
     def do(file: Path) -> tuple[Segmentation | Film, Row]:
-        image = film_of(read_image(file, axes=settings.axes), settings.plane)
+        image = before.of(film_of(read_image(file, axes=settings.axes), settings.plane))
         if image.size("T") > 1:
             check_outputs(image, settings.save)
             film = segment_film(segment_frames(image, model, **options), out)
@@ -84,7 +94,7 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
 
     work = Work(
         "segmented",
-        json.loads(json.dumps(asdict(settings) | {"model_hash": model.hash, "version": __version__})),
+        json.loads(json.dumps(asdict(settings) | {"model_hash": model.hash, "version": __version__} | before.record)),
         do,
         _told,
         {OUTPUTS[kind][0]: partial(_write, kind) for kind in settings.save},

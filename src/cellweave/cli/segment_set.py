@@ -15,6 +15,7 @@ from rich.console import Console
 from cellweave import __version__
 from cellweave.cli.batch import PLAIN, Row, Work, film_of, run_batch
 from cellweave.cli.film import WRITERS, Film, LabelStore, check_outputs, segment_film
+from cellweave.cli.preparation import Preparation
 from cellweave.cli.segment import OUTPUTS, SUMMARY
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
@@ -25,7 +26,7 @@ from cellweave.io import read_image, write_label_film, write_labels, write_table
 from cellweave.models import ModelSet, load_set
 from cellweave.models.model_set import OBJECTS
 from cellweave.predict import Segmentation, parse_diameter, segment_set
-from cellweave.predict.frames import SAMPLED, Frames, spread
+from cellweave.predict.frames import Frames, of_some
 from cellweave.predict.fused import named, pick_models, set_diameter
 
 COLUMNS = (
@@ -68,9 +69,17 @@ class Found:
     linked: Table | None = None
 
 
-def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, overwrite: bool) -> int:
+def run(
+    inputs: Sequence[str],
+    out: Path,
+    settings: Settings,
+    *,
+    device: str,
+    overwrite: bool,
+    prepared: Preparation | None = None,
+) -> int:
     """Segment every input and return the number of files that failed; see `run_batch`."""
-    models = load_set(settings.model_set)
+    models, before = load_set(settings.model_set), prepared or Preparation()
     line = models.cell_line(settings.cell_line)
     objects = (settings.object,) if settings.object else models.objects(line)
     for name in objects:
@@ -85,12 +94,11 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
     console, said = Console(stderr=True), set[str]()
 
     def do(file: Path) -> tuple[Found, Row]:
-        image = film_of(read_image(file, axes=settings.axes), settings.plane)
+        image = before.of(film_of(read_image(file, axes=settings.axes), settings.plane))
         if settings.reporters:
             image = named(image, settings.reporters)
         film = image.size("T") > 1
-        first = image.plane(t=0) if film else image.plane()
-        told = [pick_models(first, models, name, line).text for name in objects]
+        told = of_some(image, lambda frame: [pick_models(frame, models, name, line).text for name in objects])[0]
         for text in told:
             if text not in said:
                 console.print(f"Model set {models.name}, {text}", **PLAIN)
@@ -99,10 +107,11 @@ def run(inputs: Sequence[str], out: Path, settings: Settings, *, device: str, ov
             check_outputs(image, settings.save)
             found = _film(image, models, objects, diameters, out, **options)
         else:
-            found = _linked(first, segment_set(first, models, objects=objects, diameters=diameters, **options))
+            plane = image.plane()
+            found = _linked(plane, segment_set(plane, models, objects=objects, diameters=diameters, **options))
         return found, _row(found) | {"models": " | ".join(told)}
 
-    chosen = asdict(settings) | {"cell_line": line, "model_hash": models.hash, "version": __version__}
+    chosen = asdict(settings) | {"cell_line": line, "model_hash": models.hash, "version": __version__} | before.record
     work = Work(
         "segmented", json.loads(json.dumps(chosen)), do, _told, _writers(objects, settings.save), SUMMARY, COLUMNS
     )
@@ -140,8 +149,9 @@ def _film(
     for name in objects:
         size = parse_diameter(diameters.get(name), image)
         if size is None:
-            some = [image.plane(t=t) for t in spread(image.size("T"), SAMPLED)]
-            sizes = [set_diameter(one, models, name, options["cell_line"], options["device"]) for one in some]
+            line, device = options["cell_line"], options["device"]
+            look = partial(set_diameter, model_set=models, object=name, cell_line=line, device=device)
+            sizes = of_some(image, look)
             size = float(np.median([s for s in sizes if s])) if any(sizes) else None
         given = {name: size} if size else {}
 
@@ -154,9 +164,13 @@ def _film(
     nuclei, cells = (film.labels for film in found.values())
     cytoplasm, tables = LabelStore(folder, (image.height, image.width)), list[Table]()
     for t in range(image.size("T")):
+        if not (nuclei[t].any() or cells[t].any()):  # it may be a frame that cannot be read
+            cytoplasm.append(cells[t])
+            continue
         both = link(nuclei[t], cells[t], image=image.plane(t=t))
         cytoplasm.append(both.cytoplasm)
         tables.append({"frame": np.full(len(both.table["cell"]), t), **both.table})
+    tables = tables or [{"frame": np.zeros(0, np.int64), **link(nuclei[0], cells[0]).table}]
     return Found(
         image, found, cytoplasm, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     )

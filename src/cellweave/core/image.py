@@ -45,6 +45,9 @@ class Image:
         True when the channels are red, green, blue of a photograph (not fluorescence).
     interval_s
         Seconds between the frames of a time lapse, or None where the file does not tell.
+    limits
+        For each channel, the values that count as 0 and 1, where they were decided for a whole acquisition
+        (`cellweave.prep.Scaling`); None where each image decides for itself.
     source
         File the image was read from, for messages and provenance.
     facts
@@ -59,6 +62,7 @@ class Image:
     source: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     interval_s: float | None = None
+    limits: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
         where = self.source or "image"
@@ -78,6 +82,8 @@ class Image:
             object.__setattr__(self, "channel_names", ("",) * self.n_channels)
         elif len(self.channel_names) != self.n_channels:
             raise InputError(f"{where}: {len(self.channel_names)} channel names for {self.n_channels} channels")
+        if self.limits is not None and len(self.limits) != self.n_channels:
+            raise InputError(f"{where}: limits of {len(self.limits)} channels for {self.n_channels} channels")
 
     @classmethod
     def from_array(cls, array: NDArray[Any], axes: str | None = None, **facts: Any) -> Image:

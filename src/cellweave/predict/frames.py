@@ -103,7 +103,7 @@ def segment_frames(
     else:
         models = loaded
     if {Channels()} == ({one.channels for one in models} if channels is None else {Channels.parse(channels)}):
-        options["channels"] = _most(_of_some(film, Channels().resolve))
+        options["channels"] = _most(of_some(film, Channels().resolve))
     if given is None and models[0].diameter:
         given = film_diameter(film, models[0], channels=options["channels"], device=device)
 
@@ -119,7 +119,7 @@ def film_diameter(
 ) -> float:
     """Cell diameter in px of a time lapse: the median of `estimate_diameter` over `SAMPLED` frames, evenly spaced."""
     return float(
-        np.median(_of_some(film, lambda frame: estimate_diameter(frame, model, channels=channels, device=device)))
+        np.median(of_some(film, lambda frame: estimate_diameter(frame, model, channels=channels, device=device)))
     )
 
 
@@ -137,7 +137,7 @@ def check_film(image: Image) -> Image:
 
 
 def _branch(film: Image, system: CellSegmenter, **options: Any) -> Branch:
-    found = _of_some(film, lambda frame: choose(frame, system, **options)[0])
+    found = of_some(film, lambda frame: choose(frame, system, **options)[0])
     name = _most([branch.name for branch in found])
     agreed: list[Branch] = [branch for branch in found if branch.name == name]
     return replace(agreed[0], why=f"{len(agreed)} of {len(found)} frames looked at; the first: {agreed[0].why}")
@@ -148,7 +148,7 @@ def _most(found: list[Any]) -> Any:
     return Counter(found).most_common(1)[0][0]
 
 
-def _of_some(film: Image, look: Callable[[Image], Any]) -> list[Any]:
+def of_some(film: Image, look: Callable[[Image], Any]) -> list[Any]:
     """What `look` gives for frames evenly spaced; those that cannot be read are left out, unless none can."""
     n = film.size("T")
     found: list[Any] = []

@@ -2,19 +2,23 @@
 
 from cellweave.prep.channels import Channels
 from cellweave.prep.cidre import cidre
-from cellweave.prep.clahe import clahe
+from cellweave.prep.clahe import clahe, equalised
 from cellweave.prep.flatfield import FlatField, corrected, estimate_field, reference_field
 from cellweave.prep.normalise import Normalisation
 from cellweave.prep.rescale import Resampling
+from cellweave.prep.scaling import Scaling, measure_scaling
 
 __all__ = [
     "Channels",
     "FlatField",
     "Normalisation",
     "Resampling",
+    "Scaling",
     "cidre",
     "clahe",
     "corrected",
+    "equalised",
     "estimate_field",
+    "measure_scaling",
     "reference_field",
 ]

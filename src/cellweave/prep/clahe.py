@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
+from cellweave.core.image import Image, PixelArray
 
 
 def clahe(pixels: NDArray[Any], *, tiles: tuple[int, int] = (8, 8), clip_limit: float = 2.0) -> NDArray[Any]:
@@ -50,13 +52,7 @@ def clahe(pixels: NDArray[Any], *, tiles: tuple[int, int] = (8, 8), clip_limit: 
         raise InputError(f"CLAHE counts grey values of uint8 and uint16; the pixels are {pixels.dtype}; convert them")
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise InputError(f"CLAHE needs (Y, X) or (C, Y, X) pixels; their shape is {pixels.shape}")
-    if min(tiles) < 1 or tiles[0] > pixels.shape[-2] or tiles[1] > pixels.shape[-1]:
-        raise InputError(
-            f"{tiles[0]} x {tiles[1]} tiles do not fit an image of {pixels.shape[-2]} x {pixels.shape[-1]}; "
-            "use 1 to as many as it has rows and columns"
-        )
-    if not clip_limit > 0:
-        raise InputError(f"clip_limit is {clip_limit}; it must be over 0")
+    _check(pixels.shape[-2:], tiles, clip_limit)
     if pixels.ndim == 3:
         return np.stack([clahe(channel, tiles=tiles, clip_limit=clip_limit) for channel in pixels])
     (height, width), (rows, columns) = pixels.shape, tiles
@@ -74,6 +70,71 @@ def clahe(pixels: NDArray[Any], *, tiles: tuple[int, int] = (8, 8), clip_limit: 
         np.rint(above * (1 - down[y]) + below * down[y], out=above)
         out[y] = above.astype(pixels.dtype)
     return out
+
+
+def _check(shape: tuple[int, ...], tiles: tuple[int, int], clip_limit: float) -> None:
+    if min(tiles) < 1 or tiles[0] > shape[0] or tiles[1] > shape[1]:
+        raise InputError(
+            f"{tiles[0]} x {tiles[1]} tiles do not fit an image of {shape[0]} x {shape[1]}; "
+            "use 1 to as many as it has rows and columns"
+        )
+    if not clip_limit > 0:
+        raise InputError(f"clip_limit is {clip_limit}; it must be over 0")
+
+
+def equalised(image: Image, *, tiles: tuple[int, int] = (8, 8), clip_limit: float = 2.0) -> Image:
+    """`clahe` of every channel, time and depth of an image, plane by plane, when its pixels are indexed.
+
+    Parameters
+    ----------
+    image
+        uint8 or uint16, any axes.
+    tiles, clip_limit
+        As for `clahe`.
+
+    Returns
+    -------
+    Image
+        Same type, axes, names and pixel size. The plane equalised last is kept, as tiles of one image are read in turn.
+
+    Raises
+    ------
+    InputError
+        As `clahe`.
+    """
+    where = image.source or "image"
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"{where}: CLAHE counts grey values of uint8 and uint16; its pixels are {image.dtype}; save them as uint16"
+        )
+    _check((image.height, image.width), tiles, clip_limit)
+    facts = image.facts | {"clahe": f"{tiles[0]} x {tiles[1]} tiles, clip limit {clip_limit:g}"}
+    return replace(image, data=_Equalised(image.data, image.axes, tiles, clip_limit), facts=facts, limits=None)
+
+
+class _Equalised:
+    """Lazy pixels of an image through CLAHE."""
+
+    def __init__(self, data: PixelArray, axes: str, tiles: tuple[int, int], clip_limit: float) -> None:
+        self._data, self._axes, self._tiles, self._clip_limit = data, axes, tiles, clip_limit
+        self.shape, self.dtype = tuple(data.shape), data.dtype
+        self._plane: tuple[tuple[int, ...], NDArray[Any]] | None = None
+
+    def __getitem__(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
+        given = key if isinstance(key, tuple) else (key,)
+        full = list(given + (slice(None),) * (len(self.shape) - len(given)))
+        for i, axis in enumerate(self._axes):
+            part = full[i]
+            if axis in "TZ" and isinstance(part, slice):
+                several = [self[(*full[:i], n, *full[i + 1 :])] for n in range(*part.indices(self.shape[i]))]
+                where = sum(isinstance(k, slice) for k in full[:i])
+                return np.stack(several, axis=where)
+        at = tuple(k for k, axis in zip(full, self._axes, strict=True) if axis in "TZ" and isinstance(k, int))
+        if self._plane is None or self._plane[0] != at:
+            whole = [k if axis in "TZ" else slice(None) for k, axis in zip(full, self._axes, strict=True)]
+            pixels = np.asarray(self._data[tuple(whole)])
+            self._plane = (at, clahe(pixels, tiles=self._tiles, clip_limit=self._clip_limit))
+        return self._plane[1][tuple(k for k, axis in zip(full, self._axes, strict=True) if axis in "CYX")]
 
 
 def _curves(padded: NDArray[Any], tiles: tuple[int, int], clip_limit: float) -> NDArray[np.float32]:

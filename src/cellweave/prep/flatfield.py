@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -77,6 +78,14 @@ class FlatField:
         planes = np.stack([self.gain, self.offset]).reshape(2, -1, *self.gain.shape[-2:])
         return cast(NDArray[np.float64], planes.mean(axis=(2, 3), dtype=np.float64))
 
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of shape, gain, offset and facts."""
+        digest = hashlib.sha256(json.dumps([self.gain.shape, dict(self.facts)], sort_keys=True).encode())
+        for plane in (self.gain, self.offset):
+            digest.update(plane.astype("<f4").tobytes())
+        return digest.hexdigest()
+
     def apply(self, pixels: NDArray[Any], *, keep: Keep = "zero-light", keep_dtype: bool = False) -> NDArray[Any]:
         """(C, Y, X) or (Y, X) pixels without the uneven illumination; see `corrected`."""
         if pixels.ndim not in (2, 3):
@@ -86,14 +95,14 @@ class FlatField:
         return found.reshape(pixels.shape)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an NPZ file (arrays and JSON, nothing pickled), whole or not at all.
+        """Write an NPZ file (arrays, and JSON with their hash; nothing pickled), whole or not at all.
 
         Raises
         ------
         WriteError
             When the file cannot be written.
         """
-        about = json.dumps({"format": FORMAT, "facts": dict(self.facts)})
+        about = json.dumps({"format": FORMAT, "facts": dict(self.facts), "sha256": self.hash})
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, gain=self.gain, offset=self.offset, about=np.array(about))
 
@@ -104,7 +113,7 @@ class FlatField:
         Raises
         ------
         ReadError
-            When the file is missing, is no flat field, is damaged, or is from a newer cellweave.
+            When the file is missing, is no flat field, is damaged or altered, or is from a newer cellweave.
         """
         path = Path(path)
         try:
@@ -112,11 +121,16 @@ class FlatField:
                 about = json.loads(str(file["about"]))
                 if about["format"] > FORMAT:
                     raise ReadError(f"{path} was made by a newer cellweave; update cellweave to use it")
-                return cls(file["gain"], file["offset"], about["facts"])
+                found, expected = cls(file["gain"], file["offset"], about["facts"]), about["sha256"]
         except FileNotFoundError:
             raise ReadError(f"{path}: there is no such file; estimate the flat field and save it first") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             raise ReadError(f"{path} is no flat field, or is damaged ({type(error).__name__}: {error})") from error
+        if found.hash != expected:
+            raise ReadError(
+                f"{path} was altered since it was saved: its hash is another; estimate the flat field again"
+            )
+        return found
 
 
 def corrected(image: Image, field: FlatField, *, keep: Keep = "zero-light", keep_dtype: bool = False) -> Image:
@@ -158,9 +172,9 @@ def corrected(image: Image, field: FlatField, *, keep: Keep = "zero-light", keep
             f"{where}: {image.n_channels} channels of {image.height} x {image.width} do not fit a flat field of shape "
             f"{field.gain.shape}; use the field of the same camera, binning and channels"
         )
-    facts = image.facts | {"illumination": f"corrected ({field.facts.get('method', 'flat field')})"}
+    facts = image.facts | {"illumination": f"{field.facts.get('method', 'flat field')} {field.hash[:12]}"}
     dtype = image.dtype if keep_dtype else np.dtype(np.float32)
-    return replace(image, data=_Corrected(image.data, image.axes, field, keep, dtype), facts=facts)
+    return replace(image, data=_Corrected(image.data, image.axes, field, keep, dtype), facts=facts, limits=None)
 
 
 class _Corrected:
@@ -320,7 +334,7 @@ def read_frames(images: Sequence[Image], *, task: str, grid: int = GRID) -> Fram
                 f"{image.source or f'image {number}'}: {found} (C, Y, X), but the images before it are {shape}; "
                 "one flat field needs images of one camera, alike in size and channels"
             )
-        values += [_block_means(plane, grid) for plane in _planes(image)]
+        values += [_block_means(plane, grid) for plane in planes_of(image)]
         report(task, done, len(chosen), image.source)
     if shape is None:
         raise InputError(f"{task}: there is no image")
@@ -371,7 +385,7 @@ def _smooth(level: NDArray[np.float64], known: NDArray[np.bool_], shape: Sequenc
     return np.asarray(next(sizes) @ found.reshape(pieces + 3, -1) @ next(sizes).T)
 
 
-def _planes(image: Image) -> list[Image]:
+def planes_of(image: Image) -> list[Image]:
     """Every time and depth as a (C, Y, X) image."""
     return [image.plane(t=t, z=z) for t in range(image.size("T")) for z in range(image.size("Z"))]
 
@@ -380,7 +394,7 @@ def _median(images: Sequence[Image]) -> Floats:
     """(C, Y, X) median over frames, rows at a time."""
     if not len(images):
         raise InputError("flat field: there is no reference image; give one or more")
-    frames = [plane for image in images for plane in _planes(image)]
+    frames = [plane for image in images for plane in planes_of(image)]
     shape = (frames[0].n_channels, frames[0].height, frames[0].width)
     for frame in frames:
         if frame.shape != shape:

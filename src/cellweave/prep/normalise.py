@@ -39,11 +39,14 @@ class Normalisation:
     def limits(self, *images: Image) -> NDArray[np.float64]:
         """(C, 2): the values that become 0 and 1, of one image, or of several with the same channels together.
 
+        An image with limits of its own (`Scaling`) keeps them.
         Pixels that are NaN or infinite do not count. Where both percentiles are equal (mostly empty images), the
         extremes take their place; a constant channel gets two equal limits, and `apply` makes it zero.
         """
         if len({image.n_channels for image in images}) != 1:
             raise InputError("limits over a dataset need images with the same number of channels")
+        if len(images) == 1 and images[0].limits is not None:
+            return np.array(images[0].limits, dtype=np.float64)
         share = SAMPLE // len(images)
         samples = [_sample(image, share) for image in images]
         return np.array([self._channel_limits([s[c] for s in samples]) for c in range(images[0].n_channels)])

@@ -1,0 +1,106 @@
+"""``cellweave link``: files of nuclei and of cells, paired by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from cellweave.cli.batch import IMAGE_SUFFIXES, PLAIN
+from cellweave.cli.film import LabelStore
+from cellweave.core.errors import InputError
+from cellweave.core.files import make_output_folder
+from cellweave.core.image import Image
+from cellweave.core.linking import NO_CELL, link
+from cellweave.core.measure import Table
+from cellweave.io import read_image, read_label_film, write_label_film, write_labels, write_table
+
+ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_nuclei", "_cells", "_nucleus", "_cell")
+
+
+def run(nuclei: Path, cells: Path, out: Path, image: Path | None, least_share: float) -> None:
+    """Write ``NAME_linked.csv`` and ``NAME_cytoplasm_labels.tif`` for each pair of files; of films, frame by frame.
+
+    Raises
+    ------
+    InputError
+        When a file has no partner, or sizes differ; names the file.
+    """
+    names = _paired(nuclei, cells, *([image] if image else []))
+    folder = make_output_folder(out)
+    console = Console(stderr=True)
+    for name, (nucleus_file, cell_file, *image_files) in names.items():
+        picture = read_image(image_files[0]) if image_files else None
+        found = _one(nucleus_file, cell_file, picture, folder / name, least_share)
+        counts = {kind: int((found["kind"] == kind).sum()) for kind in ("anucleate", "multinucleated", NO_CELL)}
+        console.print(
+            f"{name}: {(found['cell'] > 0).sum()} cells, {found['n_nuclei'].sum()} nuclei; {counts['anucleate']} cells "
+            f"without nucleus, {counts['multinucleated']} with several, {counts[NO_CELL]} nuclei outside every cell",
+            **PLAIN,
+        )
+
+
+def _one(nucleus_file: Path, cell_file: Path, image: Image | None, stem: Path, least_share: float) -> Table:
+    nuclei, cells = read_label_film(nucleus_file), read_label_film(cell_file)
+    n, seen = len(cells), cells.image if image is None else image
+    if len(nuclei) != n or seen.size("T") != n:
+        raise InputError(
+            f"{nucleus_file} has {len(nuclei)} frames, {cell_file} {n}"
+            + (f", {image.source} {seen.size('T')}" if image else "")
+            + "; give labels of the same picture"
+        )
+    size = seen.pixel_size_um or cells.image.pixel_size_um
+    cytoplasm, tables = LabelStore(stem.parent, (cells.image.height, cells.image.width)), list[Table]()
+    for t in range(n):
+        try:
+            both = link(nuclei[t], cells[t], image=image and image.plane(t=t), least_share=least_share)
+        except InputError as error:
+            raise InputError(f"{nucleus_file} and {cell_file}{f', frame {t}' if n > 1 else ''}: {error}") from error
+        cytoplasm.append(both.cytoplasm)
+        tables.append(({"frame": np.full(len(both.table["cell"]), t)} if n > 1 else {}) | both.table)
+    path = stem.with_name(f"{stem.name}_cytoplasm_labels.tif")
+    if n > 1:
+        write_label_film(path, cytoplasm, pixel_size_um=size, interval_s=seen.interval_s)
+    else:
+        write_labels(path, cytoplasm[0], pixel_size_um=size)
+    table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
+    write_table(stem.with_name(f"{stem.name}_linked.csv"), table)
+    return table
+
+
+def _paired(*paths: Path) -> dict[str, list[Path]]:
+    """Files by the name they share; files given alone belong together whatever their names."""
+    if all(_is_file(path) for path in paths):
+        return {_key(paths[1]): list(paths)}
+    found = [_by_key(path) for path in paths]
+    for path, files in zip(paths, found, strict=True):
+        missing = sorted(set(found[1]) - set(files))
+        if missing:
+            raise InputError(
+                f"{path}: nothing for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; names must "
+                f"agree up to {', '.join(ENDINGS)} and the suffix"
+            )
+    return {key: [files[key] for files in found] for key in sorted(found[1])}
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() or path.suffix.lower() == ".zarr"
+
+
+def _by_key(path: Path) -> dict[str, Path]:
+    if _is_file(path):
+        return {_key(path): path}
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such file or folder")
+    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not files:
+        raise InputError(f"{path}: no file in this folder that cellweave reads")
+    return {_key(p): p for p in files}
+
+
+def _key(path: Path) -> str:
+    stem = path.stem.removesuffix(".ome")
+    while ending := next((e for e in ENDINGS if stem.endswith(e) and stem != e), None):
+        stem = stem.removesuffix(ending)
+    return stem
