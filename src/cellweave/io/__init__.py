@@ -2,6 +2,7 @@
 
 from cellweave.io.labels import read_label_film, read_labels, write_label_film, write_labels
 from cellweave.io.overlay import render_overlay, write_overlay
+from cellweave.io.point_overlay import render_points, write_points_overlay
 from cellweave.io.points import read_annotations, read_points, write_points
 from cellweave.io.reading import describe, read_image
 from cellweave.io.seg_npy import read_seg_npy
@@ -17,9 +18,11 @@ __all__ = [
     "read_seg_npy",
     "read_table",
     "render_overlay",
+    "render_points",
     "write_label_film",
     "write_labels",
     "write_overlay",
     "write_points",
+    "write_points_overlay",
     "write_table",
 ]
