@@ -67,8 +67,8 @@ class Heatmap(PointRepresentation):
     refined, and their confidence.
 
     ``decode(encode(points))`` gives points back to 0.1 px where they are 4 sigma apart. Nearer neighbours pull maxima
-    towards each other (by 0.2 px at 3 sigma and sigma 5), and below 2 sigma two cells have one maximum; `count` is
-    right for any distance.
+    towards each other (each by 0.23 px at 3 sigma and sigma 5), and below 2 sigma two cells have one maximum; `count`
+    is right for any distance.
     """
 
     sigma: float = 5.0
