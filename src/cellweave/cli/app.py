@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="What models there are.", no_args_is_help=True)
+models_app = typer.Typer(help="Models and model sets: list, show, add, remove, carry.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 data_app = typer.Typer(help="Look at annotated images before a training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -526,27 +526,86 @@ def info(
         raise typer.Exit(1)
 
 
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name or folder of a model or a model set.")]
+Object = Annotated[str | None, typer.Option("--object", help="Of a model in a set: nuclei or cells.")]
+CellLine = Annotated[str | None, typer.Option(help="Of a model in a set, for example U2OS.")]
+Reporter = Annotated[
+    str | None, typer.Option(help="Of a model in a set: the channel's name; any, or average for that of all channels.")
+]
+
+
 @models_app.command("list")
 def models_list() -> None:
-    """List the models that --model finds by name."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """List the models that --model finds by name, and the sets that --model-set finds."""
+    from cellweave.cli.models import show_list
 
-    from cellweave.models import list_models
-
-    table = Table("name", "kind", "where")
-    for entry in list_models():
-        table.add_row(*map(Text, (entry.name, entry.origin, str(entry.path))))
-    Console().print(table)
+    show_list()
 
 
 @models_app.command("info")
-def models_info(model: Annotated[str, typer.Argument(help="Name or folder of a model.")]) -> None:
-    """Show a model's card: data, licences, recipe, figures."""
-    from cellweave.models import load_model
+def models_info(model: ModelName) -> None:
+    """Show the card of a model or a set: data, licences, recipe, figures."""
+    from cellweave.cli.models import show_info
 
-    typer.echo(load_model(model).card_text())
+    show_info(model)
+
+
+@models_app.command("add")
+def models_add(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model or set, weights file, or name.")],
+    name: Annotated[str | None, typer.Option(help="Name that it gets; that of the folder without it.")] = None,
+    into: Annotated[str | None, typer.Option("--set", help="Add it to this model set; a new name makes one.")] = None,
+    object_: Object = None,
+    cell_line: CellLine = None,
+    reporter: Reporter = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+) -> None:
+    """Add a model or a set to yours; or, with --set, --object, --cell-line and --reporter, a model to a set."""
+    from cellweave.cli.models import add
+
+    add(source, name=name, into=into, place=(object_, cell_line, reporter), overwrite=overwrite)
+
+
+@models_app.command("remove")
+def models_remove(
+    name: ModelName,
+    object_: Object = None,
+    cell_line: CellLine = None,
+    reporter: Reporter = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete one of your models or sets; or, with --object, --cell-line and --reporter, a model of a set."""
+    from cellweave.cli.models import remove
+
+    place = (object_, cell_line, reporter)
+    what = ", ".join(part for part in place if part)
+    if not yes:
+        typer.confirm(f"Delete {f'the model for {what} from ' if what else ''}'{name}'?", abort=True)
+    remove(name, place)
+
+
+@models_app.command("export")
+def models_export(
+    name: ModelName,
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="Archive to write.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace the file.")] = False,
+) -> None:
+    """Pack a model or a set into one archive, with the hash of every file."""
+    from cellweave.cli.models import export
+
+    export(name, file, overwrite=overwrite)
+
+
+@models_app.command("import")
+def models_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What models export wrote.")],
+    name: Annotated[str | None, typer.Option(help="Name that it gets; its own without it.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what has this name.")] = False,
+) -> None:
+    """Unpack an archive to your models, after all of it was checked."""
+    from cellweave.cli.models import take_in
+
+    take_in(file, name=name, overwrite=overwrite)
 
 
 @data_app.command("summary")

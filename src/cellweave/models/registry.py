@@ -49,7 +49,7 @@ def _cellpose_folder() -> Path:
 def list_models() -> list[ModelEntry]:
     """Models that can be named: embedded, the user's, and official Cellpose weights found on this machine."""
     entries = [ModelEntry(p.parent.name, p.parent, "embedded") for p in sorted(EMBEDDED.glob(f"*/{SETTINGS}"))]
-    entries += [ModelEntry(p.parent.name, p.parent, "user") for p in sorted(user_folder().glob(f"*/{SETTINGS}"))]
+    entries += [ModelEntry(p.parent.name, p.parent, "user") for p in sorted(user_folder().glob(f"[!.]*/{SETTINGS}"))]
     for name in CELLPOSE_NAMES:
         for file in (_cellpose_folder() / name, _cellpose_folder() / f"{name}torch_0"):
             if file.is_file():
@@ -71,6 +71,20 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     """
     if isinstance(model, (Segmenter, CellSegmenter)):
         return model
+    path = find_model(model)
+    if not path.is_dir():
+        return _from_cellpose(path)
+    return CellSegmenter.load(path) if is_cell_segmenter(path) else Segmenter.load(path)
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """Where a model lies that is given by name or path; a path wins over a name.
+
+    Raises
+    ------
+    ModelError
+        When nothing has that name, or a model set; lists what there is.
+    """
     path = Path(model)
     if is_model_set(path if path.exists() else user_folder() / path):
         raise ModelError(
@@ -86,15 +100,13 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
                 hint = f" (Cellpose's own weights are used when their file lies in {_cellpose_folder()})"
             names = ", ".join(sorted({entry.name for entry in known}))
             raise ModelError(f"there is no model or model folder '{model}'{hint}; known models: {names}")
-        path = found.path
-    if not path.is_dir():
-        return _from_cellpose(path)
-    return CellSegmenter.load(path) if is_cell_segmenter(path) else Segmenter.load(path)
+        return found.path
+    return path
 
 
 def list_sets() -> list[ModelEntry]:
     """Model sets of the user that can be named."""
-    return [ModelEntry(p.parent.name, p.parent, "user, model set") for p in sorted(user_folder().glob(f"*/{SET}"))]
+    return [ModelEntry(p.parent.name, p.parent, "user, model set") for p in sorted(user_folder().glob(f"[!.]*/{SET}"))]
 
 
 def load_set(name: str | os.PathLike[str] | ModelSet) -> ModelSet:
