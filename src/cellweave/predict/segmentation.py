@@ -144,8 +144,13 @@ def load_any(model: AnyModel | Sequence[AnyModel]) -> tuple[Segmenter, ...] | Ce
     """A `CellSegmenter`, or one or several models whose maps are averaged."""
     if isinstance(model, (str, os.PathLike, Segmenter, CellSegmenter)):
         loaded = load_model(model)
-        return loaded if isinstance(loaded, CellSegmenter) else (loaded,)
-    return load_models(model)
+        if isinstance(loaded, CellSegmenter):
+            return loaded
+        models: tuple[Segmenter, ...] = (loaded,)
+    else:
+        models = load_models(model)
+    _ = models[0].outlines  # refuses, before the net runs, a model that finds positions only
+    return models
 
 
 @cache

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ from cellweave.models import CellSegmenter, Segmenter, load_segmenter
 from cellweave.nets import NETS, AnchorUNet
 from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import REPRESENTATIONS, MapFormat
+from cellweave.representations import REPRESENTATIONS, Heatmap, MapFormat, PointRepresentation, Representation
 from cellweave.train import ranks
 from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
+from cellweave.train.counts import judge_counts
 from cellweave.train.loop import LOG, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
+from cellweave.train.point_data import read_point_folder
 from cellweave.train.samples import Example, Preparation, Samples, joined, prepare, usual_diameter
 from cellweave.train.shards import pack
 from cellweave.train.simulated import Order, Workers, drawn
@@ -66,13 +69,16 @@ def train(
 ) -> Segmenter:
     """Train a net on labelled images, then its size model, calibrate its confidence, and measure it.
 
+    A model of heatmaps, which finds positions, has no size model; its counts are calibrated and measured.
+
     The validation images serve for all that is chosen: the best epoch, the calibration, the figures of the card.
 
     Parameters
     ----------
     data
-        A folder of images and labels (`find_pairs` lists the namings), a list of such folders (each one a group of
-        `config.weights`, by its name), or a list of `Example`.
+        A folder of images and labels (`find_pairs` lists the namings), or of images and points (`read_point_folder`),
+        as `config.target` says; a list of such folders (each one a group of `config.weights`, by its name), or a list
+        of `Example`.
     config
         See `TrainConfig`. Everything the run writes goes to `config.out`: `data.txt` (the check of the data),
         `config.json`, `checkpoint.pt`, `log.csv`, `tensorboard/`, `best.pt`, and at the end the model folder `model/`.
@@ -97,7 +103,7 @@ def train(
             return train(data, config, validation=validation, resume=resume, card=card)
     make_output_folder(config.out)
     segmenter = start(config)
-    training, held_out = split(examples_of(data, config.out), validation, config)
+    training, held_out = split(_examples(data, config, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     if not resume and ranks.rank() == 0:
         _save_settings(config)
@@ -110,6 +116,8 @@ def train(
     if ranks.rank() > 0:
         return segmenter
     _save_settings(config)
+    if isinstance(segmenter.representation, PointRepresentation):
+        return _counting(segmenter, training, held_out, config, card)
     if segmenter.diameter and not all(example.given for example in training):
         size_model = train_size_model(segmenter, training, seed=config.seed, device=config.device)
         segmenter = segmenter.with_(size_model=size_model)
@@ -123,6 +131,21 @@ def train(
     return segmenter.with_(card=facts).save(config.out / MODEL)
 
 
+def _counting(
+    segmenter: Segmenter,
+    training: Sequence[Example],
+    held_out: Sequence[Example],
+    config: TrainConfig,
+    card: dict[str, Any] | None,
+) -> Segmenter:
+    """Calibrate the counts of a trained model, measure and save it."""
+    calibration, rows = judge_counts(segmenter, held_out, device=config.device)
+    facts = _facts(config, training, held_out) | (card or {})
+    if rows:
+        facts["Figures on the validation images"] = rows
+    return segmenter.with_(card=facts, count_calibration=calibration).save(config.out / MODEL)
+
+
 def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = None) -> list[Path]:
     """Write `config.out`/shards: all that `cellweave.train.bare` needs to train on a machine with PyTorch alone.
 
@@ -131,7 +154,7 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
     """
     make_output_folder(config.out)
     segmenter = start(config)
-    training, held_out = split(examples_of(data, config.out), validation, config)
+    training, held_out = split(_examples(data, config, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     parts = {"training": samples} | ({"validation": judged} if judged else {})
     if config.simulated:
@@ -157,24 +180,35 @@ def start(config: TrainConfig) -> Segmenter:
     if config.base:
         base = load_segmenter(config.base)
         channels = base.channels if config.channels == "auto" else Channels.parse(config.channels)
+        representation = _representation(config, base.representation)
         base = base.with_(
-            diameter=config.diameter or base.diameter,
+            diameter=config.diameter or (base.diameter if isinstance(representation, Representation) else 0.0),
             channels=channels,
             size_model=None,
             calibration=None,
             hash="",
             name="unnamed",
         )
-        wanted = config.representation
-        return base if wanted in (None, type(base.representation).__name__) else _converted(base, wanted, config.seed)
+        return base if representation == base.representation else _converted(base, representation, config.seed)
     torch.manual_seed(config.seed)
-    representation = REPRESENTATIONS[config.representation or "DiffusionFlows"]()
+    representation = _representation(config, None)
     widths = {} if config.width == 1 else {"widths": _widths(config.net, config.width)}
-    net, diameter = _net(config.net, representation, **widths), config.diameter or DEFAULT_DIAMETER[config.net]
+    net = _net(config.net, representation, **widths)
+    usual = DEFAULT_DIAMETER[config.net] if isinstance(representation, Representation) else 0.0
+    diameter = config.diameter or usual
     if config.net != "AnchorUNet":
         return Segmenter(net, representation, diameter, channels=Channels.parse(config.channels))
     channels = Channels.parse("color" if config.channels == "auto" else config.channels)
     return Segmenter(net, representation, diameter, channels=channels, normalisation=ANY_SIZE)
+
+
+def _representation(config: TrainConfig, base: MapFormat | None) -> MapFormat:
+    """What the net shall learn: the representation that is asked for, else that of the base."""
+    name = config.learned or ("DiffusionFlows" if base is None else type(base).__name__)
+    chosen = base if base is not None and type(base).__name__ == name else REPRESENTATIONS[name]()
+    if isinstance(chosen, Heatmap):
+        chosen = replace(chosen, sigma=config.sigma or chosen.sigma, debris=config.debris or chosen.debris)
+    return chosen
 
 
 def _net(name: str, representation: MapFormat, **settings: Any) -> nn.Module:
@@ -193,10 +227,9 @@ def _widths(name: str, share: float) -> tuple[int, ...]:
     return tuple(max(2, 2 * round(share * n / 2)) for n in usual)
 
 
-def _converted(base: Segmenter, wanted: str, seed: int) -> Segmenter:
+def _converted(base: Segmenter, representation: MapFormat, seed: int) -> Segmenter:
     """The model with another representation: all weights that fit are kept, the others are new."""
     torch.manual_seed(seed)
-    representation = REPRESENTATIONS[wanted]()
     built = base.net_settings()
     net = _net(built["name"], representation, in_channels=built["in_channels"], widths=tuple(built["widths"]))
     weights, old = net.state_dict(), base.net.state_dict()
@@ -239,33 +272,62 @@ def _order(segmenter: Segmenter, config: TrainConfig) -> Order:
     return Order.of(_preparation(segmenter), config.seed, config.recipes)
 
 
-def examples_of(data: Data, out: Path) -> list[Example]:
-    """Read the data; the report of the check goes to the folder `out`."""
+def _examples(data: Data, config: TrainConfig, out: Path) -> list[Example]:
+    return examples_of(data, out, target=config.target, sparse=config.sparse)
+
+
+def examples_of(data: Data, out: Path, *, target: str = "labels", sparse: bool = False) -> list[Example]:
+    """Read the data; the report of the check goes to the folder `out`.
+
+    Parameters
+    ----------
+    data, out
+        See `train`.
+    target, sparse
+        See `TrainConfig`.
+    """
+    read_folder = partial(_read_points, sparse=sparse) if target == "points" else _read_folder
     if isinstance(data, (str, os.PathLike)):
-        return _read_folder(Path(data), out / REPORT)
+        return read_folder(Path(data), out / REPORT)
     entries = list(data)
     folders = [Path(entry) for entry in entries if not isinstance(entry, Example)]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         raise InputError(f"two data folders have one name ({', '.join(names)}); rename one, so that they can be told")
-    read = [_read_folder(folder, out / f"data-{name}.txt", name) for folder, name in zip(folders, names, strict=True)]
+    read = [read_folder(folder, out / f"data-{name}.txt", name) for folder, name in zip(folders, names, strict=True)]
     return [e for e in entries if isinstance(e, Example)] + [e for examples in read for e in examples]
 
 
 def _read_folder(data: Path, told: Path, group: str = "") -> list[Example]:
     checked = check_folder(data)
-    text = checked.text()
-    if ranks.rank() == 0:
-        write_atomically(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
-        log.info("%s", text)
-    if not checked.usable:
-        raise InputError(f"{data}: no image can be used for training\n{text}")
+    _tell(data, checked.text(), told, usable=bool(checked.usable))
     examples = []
     for k, pair in enumerate(checked.usable):
         report("reading the data", k, len(checked.usable), pair.name)
         examples.append(read_example(pair, group))
     report("reading the data", len(examples), len(examples))
     return examples
+
+
+def _read_points(data: Path, told: Path, group: str = "", *, sparse: bool) -> list[Example]:
+    found = read_point_folder(data, sparse=sparse, group=group)
+    _tell(data, found.text(), told, usable=bool(found.examples))
+    return list(found.examples)
+
+
+def _tell(data: Path, text: str, told: Path, *, usable: bool) -> None:
+    """Write and log the report of a check.
+
+    Raises
+    ------
+    InputError
+        When nothing is usable.
+    """
+    if ranks.rank() == 0:
+        write_atomically(told, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        log.info("%s", text)
+    if not usable:
+        raise InputError(f"{data}: no image can be used for training\n{text}")
 
 
 def read_example(pair: Pair, group: str = "") -> Example:
@@ -278,7 +340,7 @@ def split(examples: list[Example], validation: Data | None, config: TrainConfig)
     if not examples:
         raise InputError("no training image was given")
     if validation is not None:
-        return examples, examples_of(validation, make_output_folder(config.out / "validation"))
+        return examples, _examples(validation, config, make_output_folder(config.out / "validation"))
     n = min(round(config.validation * len(examples)), len(examples) - 1)
     if n == 0:
         return examples, []

@@ -55,6 +55,16 @@ def plain_view(shape: tuple[int, int], crop: int, rng: np.random.Generator, matr
     return View(matrix, (y, x))
 
 
+def square_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> View:
+    """One of the eight turns and flips of the square; pixels of the crop, whose side is even, are those of the sample.
+
+    Its center is as in `random_view`.
+    """
+    turn, flip = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), rng.integers(4)), rng.choice([-1.0, 1.0])
+    view = plain_view(shape, crop, rng, turn @ np.diag([1.0, flip]))
+    return View(view.matrix, (float(round(view.center[0])), float(round(view.center[1]))))
+
+
 def take_views(
     values: torch.Tensor,
     starts: Sequence[int],
@@ -173,6 +183,12 @@ def random_contrast(rng: np.random.Generator) -> Contrast:
     )
 
 
+def random_brightness(rng: np.random.Generator) -> Contrast:
+    """Other gain and offset, nothing else."""
+    gain, offset = rng.uniform(0.8, 1.2), rng.uniform(-0.2, 0.2)
+    return Contrast(1.0, False, False, gain, offset, (0.0, 0.0), 0.0, 0.0)
+
+
 def change_contrast(planes: torch.Tensor, changes: Sequence[Contrast], generator: torch.Generator) -> torch.Tensor:
     """Apply one `Contrast` to each of (B, P, Y, X). Planes that are empty stay empty, and equal ones stay equal."""
     device = planes.device
@@ -239,20 +255,22 @@ class Augmentation:
     Parameters
     ----------
     geometry
-        ``"any"``: `random_view`; ``"plain"``: `microscopy.random_geometry`; ``"none"``: the picture as it is.
+        ``"any"``: `random_view`; ``"plain"``: `microscopy.random_geometry`; ``"square"``: quarter turns and flips, by
+        whole pixels; ``"none"``: the picture as it is.
     pixels
         ``"contrast"``: `random_contrast` and `random_stain`; ``"acquisition"``: `microscopy.random_acquisition`;
-        ``"none"``: values as they are.
+        ``"brightness"``: `random_brightness`; ``"none"``: values as they are.
     """
 
-    geometry: Literal["any", "plain", "none"]
-    pixels: Literal["contrast", "acquisition", "none"]
+    geometry: Literal["any", "plain", "square", "none"]
+    pixels: Literal["contrast", "acquisition", "brightness", "none"]
 
 
 AUGMENTATIONS = {
     "standard": Augmentation("any", "contrast"),
     "microscopy": Augmentation("plain", "acquisition"),
     "classical": Augmentation("plain", "none"),
+    "square": Augmentation("square", "brightness"),
     "none": Augmentation("none", "none"),
 }
 """By the names of `TrainConfig.augmentation`."""
@@ -261,6 +279,8 @@ AUGMENTATIONS = {
 def _view(kind: str, shape: tuple[int, int], crop: int, rng: np.random.Generator, octaves: float) -> View:
     if kind == "any":
         return random_view(shape, crop, rng, octaves=octaves)
+    if kind == "square":
+        return square_view(shape, crop, rng)
     return plain_view(shape, crop, rng, random_geometry(rng, sized=octaves > 0) if kind == "plain" else np.eye(2))
 
 
@@ -307,6 +327,8 @@ def batch(
     generator = torch.Generator(values.device).manual_seed(_digest(seed))
     if augmentation.pixels == "contrast":
         planes = change_contrast(planes, [random_contrast(rng) for rng in rngs], generator)
+    elif augmentation.pixels == "brightness":
+        planes = change_contrast(planes, [random_brightness(rng) for rng in rngs], generator)
     elif augmentation.pixels == "acquisition":
         planes = change_acquisition(planes, [random_acquisition(rng) for rng in rngs], generator)
     matrices = torch.from_numpy(np.stack([view.matrix for view in views]).astype(np.float32)).to(values.device)

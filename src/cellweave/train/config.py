@@ -14,10 +14,13 @@ SETTLED = 0.6
 """Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer or shorter."""
 CHOICES = {
     "net": ("FastUNet", "CellposeUNet", "AnchorUNet"),
-    "representation": ("DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"),
-    "recipe": ("adamw", "sgd", "cosine"),
-    "augmentation": ("standard", "microscopy", "classical", "none"),
+    "target": ("labels", "points"),
+    "representation": ("DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy", "Heatmap"),
+    "recipe": ("adamw", "sgd", "cosine", "adam"),
+    "augmentation": ("standard", "microscopy", "classical", "square", "none"),
 }
+STEPS = (0.6, 0.85)
+"""Shares of an Adam training after which the rate falls to a tenth."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,18 @@ class TrainConfig:
         Net to build without `base`.
     width
         Channels of that net as a share of its usual ones: with 0.5 it does about a quarter of the work.
+    target
+        What the data tell: ``"labels"``, or ``"points"``, one a cell (see `cellweave.train.point_data`). Points are
+        learned as a `Heatmap`, at the size of the images.
+    sparse
+        Not every cell of the images has its point: only what is near a point, or marked as background, is learned from.
     representation
-        What the net predicts; None: as the base, else DiffusionFlows. Another one than the base's keeps all weights of
-        the base but those of the last layers, where the numbers of maps differ.
+        What the net predicts; None: as the base, else DiffusionFlows, and Heatmap for points. Another one than the
+        base's keeps all weights of the base but those of the last layers, where the numbers of maps differ. Heatmap can
+        be learned from labels, too: from the centroids.
+    sigma, debris
+        Of a Heatmap: width of its Gaussians in px (None: 5, or that of the base); whether dead cells and debris have a
+        map of their own.
     epochs, batch_size, crop
         One epoch shows as many crops of `crop` x `crop` px as there are images, at least 8 batches.
     accumulate
@@ -45,11 +57,13 @@ class TrainConfig:
         ``"adamw"``: AdamW, rate warmed up, constant, and falling to zero as a cosine over the last 40 %. ``"sgd"``:
         the challenge paper's: Nesterov momentum 0.9, weight decay 1e-5, rate warmed up over 10 epochs, halved every
         10 epochs after 70 % of them. ``"cosine"``: Cell Segmenter's: Nesterov momentum 0.9, rate warmed up over 3
-        epochs and falling to zero as a cosine.
+        epochs and falling to zero as a cosine. ``"adam"``: Adam without weight decay, rate warmed up, and falling to a
+        tenth after 60 % and again after 85 % of the epochs.
     warmup
         Epochs in which the rate rises to its peak; None for the recipe's.
     learning_rate
-        Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd, 0.01 cosine; a tenth of it when fine-tuning).
+        Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd, 0.01 cosine, 0.005 adam; a tenth of it when
+        fine-tuning).
     diameter
         Cells are resized to this median diameter in px. None: the base model's, else that of the net: 24 of the
         fast one, 30 of Cellpose's; AnchorUNet learns cells of any size, which keep theirs.
@@ -65,8 +79,8 @@ class TrainConfig:
     augmentation
         What is random in the crops. ``"standard"``: any turn and size, contrast, blur, noise. ``"microscopy"``: scaling
         by 0.5 to 1, turns up to 90 degrees, flips, noise of several kinds and brightness, each with probability 0.5
-        (see `cellweave.train.microscopy`). ``"classical"``: of those the scaling, turns and flips. ``"none"``: only the
-        place.
+        (see `cellweave.train.microscopy`). ``"classical"``: of those the scaling, turns and flips.
+        ``"square"``: quarter turns, flips, brightness and contrast. ``"none"``: only the place.
     validation
         Share of the images held out, where no validation data is given.
     patience
@@ -86,12 +100,16 @@ class TrainConfig:
     base: str | None = None
     net: Literal["FastUNet", "CellposeUNet", "AnchorUNet"] = "FastUNet"
     width: float = 1.0
-    representation: Literal["DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy"] | None = None
+    target: Literal["labels", "points"] = "labels"
+    sparse: bool = False
+    representation: Literal["DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy", "Heatmap"] | None = None
+    sigma: float | None = None
+    debris: bool = False
     epochs: int = 100
     batch_size: int = 8
     crop: int = 224
     accumulate: int = 1
-    recipe: Literal["adamw", "sgd", "cosine"] = "adamw"
+    recipe: Literal["adamw", "sgd", "cosine", "adam"] = "adamw"
     warmup: float | None = None
     learning_rate: float | None = None
     diameter: float | None = None
@@ -99,7 +117,7 @@ class TrainConfig:
     simulated: float = 0.0
     recipes: tuple[str, ...] = ()
     reuse: int = 3
-    augmentation: Literal["standard", "microscopy", "classical", "none"] = "standard"
+    augmentation: Literal["standard", "microscopy", "classical", "square", "none"] = "standard"
     validation: float = 0.1
     patience: int | None = None
     channels: str = "auto"
@@ -130,6 +148,14 @@ class TrainConfig:
         for name in ("validation", "simulated"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        if self.target == "points" and self.learned != "Heatmap":
+            raise InputError(f"points tell no outlines for {self.representation}; they are learned as a Heatmap")
+        if self.target == "points" and self.diameter is not None:
+            raise InputError(f"diameter is {self.diameter}; points tell no sizes to resize from, so leave it out")
+        if self.sparse and self.target != "points":
+            raise InputError("sparse is for points; set target to points")
+        if (self.sigma is not None or self.debris) and self.learned != "Heatmap":
+            raise InputError("sigma and debris are for the representation Heatmap; choose it, or the target points")
         if self.recipes and not self.simulated:
             raise InputError(
                 f"recipes are {', '.join(self.recipes)}, but simulated is 0; give a share, for example 0.5"
@@ -138,9 +164,14 @@ class TrainConfig:
             raise InputError(f"weights are {self.weights}; none may be negative")
 
     @property
+    def learned(self) -> str | None:
+        """Name of the representation that is asked for; None for that of the base, or the usual one."""
+        return self.representation or ("Heatmap" if self.target == "points" else None)
+
+    @property
     def peak_rate(self) -> float:
         """Learning rate at its highest."""
-        rate = self.learning_rate or {"adamw": 2e-3, "sgd": 1e-3, "cosine": 1e-2}[self.recipe]
+        rate = self.learning_rate or {"adamw": 2e-3, "sgd": 1e-3, "cosine": 1e-2, "adam": 5e-3}[self.recipe]
         return rate if self.learning_rate or self.base is None else rate / 10
 
     def to_json(self) -> str:
@@ -169,6 +200,8 @@ def rate_at(config: TrainConfig, epoch: float) -> float:
     settled = SETTLED * config.epochs if config.recipe == "adamw" else 0.0
     if epoch < warm:
         return config.peak_rate * epoch / warm
+    if config.recipe == "adam":
+        return config.peak_rate * 0.1 ** sum(epoch >= share * config.epochs for share in STEPS)
     fallen = max(0.0, (epoch - settled) / (config.epochs - settled))
     return config.peak_rate * 0.5 * (1 + math.cos(math.pi * fallen))
 

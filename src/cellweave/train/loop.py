@@ -254,8 +254,10 @@ def _check(loss: float, epoch: int, config: TrainConfig) -> None:
 
 def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     parameters = [p for p in net.parameters() if p.requires_grad]
-    if config.recipe != "adamw":
+    if config.recipe in ("sgd", "cosine"):
         return torch.optim.SGD(parameters, lr=config.peak_rate, momentum=0.9, nesterov=True, weight_decay=1e-5)
+    if config.recipe == "adam":
+        return torch.optim.Adam(parameters, lr=config.peak_rate)
     return torch.optim.AdamW(parameters, lr=config.peak_rate, weight_decay=1e-2)
 
 

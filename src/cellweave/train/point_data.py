@@ -70,7 +70,7 @@ class PointData:
             if apart := [d for d in map(_median_distance, self.examples) if d]:
                 lines.append(f"  distance  {np.median(apart):.1f} px to the nearest cell, median of the images")
             if known := [e.known.mean() for e in self.examples if e.known is not None]:
-                lines.append(f"  known     {100 * np.mean(known):.0f} % of the pixels; nothing is learned from the others")
+                lines.append(f"  known     {100 * np.mean(known):.0f} % of the pixels; the others teach nothing")
         return "\n".join([*lines, *problem_lines(self.problems)])
 
 

@@ -49,7 +49,7 @@ GROUP = "pseudo"
 TEACHER, PSEUDO = "teacher", "pseudo-labels"
 IMAGES, LABELS, TABLES, RUN, SUMMARY = "images", "labels", "confidence", "run.json", "patches.csv"
 STAGE = "stage.json"
-SINCE = {"augmentation": "standard", "target": "labels"}
+SINCE = {"augmentation": "standard", "target": "labels", "sparse": False, "sigma": None, "debris": False}
 """Settings that stages of earlier versions did not know, and what they did: their models are still found."""
 
 Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
