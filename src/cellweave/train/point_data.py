@@ -96,6 +96,8 @@ def read_point_folder(folder: str | os.PathLike[str], *, sparse: bool = False, g
     ------
     InputError
         When there is no such folder, or no file of points in it; tells which layouts are understood.
+    ReadError
+        When files of points contradict each other.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -189,7 +191,7 @@ def _example(file: Path, name: str, annotation: Annotation, sparse: bool, group:
     points, outside = _within(annotation.centres, shape)
     problems = []
     if outside:
-        what = f"{outside} of its points are outside of the image"
+        what = f"points outside of the image: {outside}"
         problems.append(Problem(file, what, "they are left out; are x and y exchanged?", False))
     if not annotation.report.clean:
         said = str(annotation.report).removeprefix(f"{annotation.report.source}: ")
