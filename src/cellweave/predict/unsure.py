@@ -14,11 +14,11 @@ Mask = NDArray[np.bool_]
 
 BLOCK = 8
 """Maps of doubt are made of squares of so many px."""
-REACH = 26.0
-"""A found cell explains the foreground within this distance in px: the thesis' region that a click makes known; more
-where cells are farther apart."""
+REACH, FURTHEST = 26.0, 52.0
+"""A found cell explains the foreground within the first distance in px, the thesis' region that a click makes known, or
+more where cells are farther apart, up to the second."""
 APART = 1.5
-"""Of the median distance to the nearest neighbour, so much is explained, too."""
+"""Of the median distance to the nearest neighbour, so much is explained."""
 WIDTH = 10.0
 """Standard deviation in px of the window in which density and found cells are compared: about a cell."""
 DOUBT = 0.5
@@ -52,7 +52,8 @@ def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = 
     if len(points):
         tree = cKDTree(points.positions)
         if len(points) > 1:
-            reach = max(REACH, APART * float(np.median(tree.query(points.positions, k=2)[0][:, 1])))
+            apart = float(np.median(tree.query(points.positions, k=2)[0][:, 1]))
+            reach = min(max(REACH, APART * apart), FURTHEST)
         rows, columns = np.nonzero(empty)
         middles = np.stack([rows, columns], axis=1) * BLOCK + (BLOCK - 1) / 2
         empty[rows, columns] = tree.query(middles, distance_upper_bound=reach)[0] > reach
