@@ -24,6 +24,8 @@ models_app = typer.Typer(help="Models and model sets: list, show, add, remove, c
 app.add_typer(models_app, name="models")
 data_app = typer.Typer(help="Look at annotated images before a training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+fuse_app = typer.Typer(help="Several models of a set as one.", no_args_is_help=True)
+app.add_typer(fuse_app, name="fuse")
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
@@ -524,6 +526,40 @@ def info(
         typer.echo()
     if failed:
         raise typer.Exit(1)
+
+
+@fuse_app.command("select")
+def fuse_select(
+    model_set: Annotated[str, typer.Argument(metavar="SET", help="Name or folder of a model set.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with images/, nuclei/ and cells/.")],
+    cell_line: Annotated[str | None, typer.Option(help="Of the images; may be left out where the set has one.")] = None,
+    object_: Annotated[str | None, typer.Option("--object", help="Only nuclei, or only cells.")] = None,
+    reporters: Annotated[
+        str | None, typer.Option(help="Names of the channels, where files do not tell: A,B,C.")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Methods of fusion to try: flow_fusion,staple; all without it.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables; that of the set without it.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score channels and methods of fusion on labelled images, and keep the best in the set.
+
+    Every subset of up to 8 channels is fused by every method; with more channels, subsets are searched greedily. Give
+    images that the models did not learn from.
+    """
+    from cellweave.cli.fuse import run
+
+    chosen = tuple(method.strip().replace(" ", "_") for method in methods.split(",") if method.strip())
+    names = tuple(name.strip() for name in reporters.split(",")) if reporters else ()
+    run(
+        model_set,
+        data,
+        cell_line=cell_line,
+        object=object_,
+        reporters=names,
+        methods=chosen,
+        out=out,
+        device=device,
+    )
 
 
 ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name or folder of a model or a model set.")]
