@@ -279,7 +279,9 @@ def train(
         Path | None, typer.Option(help="Folder of validation images; without it a tenth is held out.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="Model to fine-tune, for example default.")] = None,
-    net: Annotated[str, typer.Option(help="FastUNet, CellposeUNet or AnchorUNet, when there is no base.")] = "FastUNet",
+    net: Annotated[
+        str, typer.Option(help="FastUNet, CellposeUNet, AnchorUNet or NestedUNet, without a base.")
+    ] = "FastUNet",
     width: Annotated[float, typer.Option(help="Channels of the net as a share of its usual ones.")] = 1.0,
     representation: Annotated[
         str | None, typer.Option(help="DiffusionFlows, StarConvex, DistanceFlows, WatershedEnergy or Heatmap.")

@@ -62,9 +62,12 @@ class Heatmap(PointRepresentation):
 
     Notes
     -----
-    The thesis names the method and leaves its section empty; sigma, the losses and the known region are those of its
-    author's settings, the rest is ours: how borders are treated, what the loss of a density over one is, how maxima are
-    refined, and their confidence.
+    The thesis names the method, but its section is empty in the version we read. Sigma, MSE + BCE and the known region
+    of 26 px are its author's settings as they were passed on to us; the rest is ours: how borders are treated, the loss
+    of densities over one, how maxima are refined, and their confidence.
+
+    Only the borders of whole images scale Gaussians up. Crops of a training cut them off: there a net learns the part
+    of a cell that it sees.
 
     ``decode(encode(points))`` gives points back to 0.1 px where they are 4 sigma apart. Nearer neighbours pull maxima
     towards each other (each by 0.23 px at 3 sigma and sigma 5), and below 2 sigma two cells have one maximum; `count`

@@ -50,7 +50,7 @@ MODEL, SETTINGS, REPORT, CACHE, SHARDS = "model", "config.json", "data.txt", "ca
 PACKED = 512
 VALIDATION_SEED = 1_000_003
 """Added to the seed for simulated pictures that the training never sees."""
-DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0, "AnchorUNet": 0.0}
+DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0, "AnchorUNet": 0.0, "NestedUNet": 24.0}
 """Of a net from scratch; 0: cells keep their sizes."""
 ANY_SIZE = Normalisation(0.1, 99.9, clip=(0.0, 1.0))
 """How images are prepared for the net of the Cell Segmenter: a channel to 0..1 (Hu et al. 2022, Sec. 2.1), the darkest

@@ -13,7 +13,7 @@ from cellweave.core.errors import InputError
 SETTLED = 0.6
 """Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer or shorter."""
 CHOICES = {
-    "net": ("FastUNet", "CellposeUNet", "AnchorUNet"),
+    "net": ("FastUNet", "CellposeUNet", "AnchorUNet", "NestedUNet"),
     "target": ("labels", "points"),
     "representation": ("DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy", "Heatmap"),
     "recipe": ("adamw", "sgd", "cosine", "adam"),
@@ -65,8 +65,8 @@ class TrainConfig:
         Peak rate; None for the recipe's (0.002 adamw, 0.001 sgd, 0.01 cosine, 0.005 adam; a tenth of it when
         fine-tuning).
     diameter
-        Cells are resized to this median diameter in px. None: the base model's, else that of the net: 24 of the
-        fast one, 30 of Cellpose's; AnchorUNet learns cells of any size, which keep theirs.
+        Cells are resized to this median diameter in px. None: the base model's, else that of the net: 24 of
+        FastUNet and NestedUNet, 30 of CellposeUNet; AnchorUNet learns cells of any size, which keep theirs.
     weights
         Share of the crops by group of images (see `Example.group`); groups that are not named, and all without it,
         count by the square root of their number of images.
@@ -98,7 +98,7 @@ class TrainConfig:
 
     out: Path
     base: str | None = None
-    net: Literal["FastUNet", "CellposeUNet", "AnchorUNet"] = "FastUNet"
+    net: Literal["FastUNet", "CellposeUNet", "AnchorUNet", "NestedUNet"] = "FastUNet"
     width: float = 1.0
     target: Literal["labels", "points"] = "labels"
     sparse: bool = False
