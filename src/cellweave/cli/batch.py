@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Result = TypeVar("Result")
 
-RUN = "run.json"
+RUN, COUNTS = "run.json", "counts.csv"
+"""Records of a run, and the table of ``cellweave count``."""
 ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 """File names may hold bytes that are no UTF-8."""
 PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellweave import __version__
-from cellweave.cli.batch import Row, Work, plane_of, run_batch
+from cellweave.cli.batch import COUNTS, Row, Work, plane_of, run_batch
 from cellweave.core.errors import InputError
 from cellweave.core.files import write_atomically
 from cellweave.io import read_image, write_points, write_points_overlay
@@ -23,7 +23,6 @@ from cellweave.predict import count as count_image
 if TYPE_CHECKING:
     from rich.table import Table
 
-TABLE = "counts.csv"
 COLUMNS = ("count", "low", "high", "points", "dropped", "debris", "unsure", "crowded", "remarks")
 
 
@@ -88,7 +87,7 @@ def run(inputs: Sequence[str], out: Path | None, settings: Settings, *, device: 
         do,
         _told,
         dict(OUTPUTS[kind] for kind in settings.save if kind in OUTPUTS),
-        TABLE,
+        COUNTS,
         COLUMNS,
     )
     rows = run_batch(inputs, out, work, overwrite=overwrite)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Set
 from pathlib import Path
 
 from rich.console import Console
 
+from cellweave.cli.batch import COUNTS, ENCODING
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
 from cellweave.core.progress import console_progress
@@ -43,13 +45,17 @@ def run(predicted: Path, truth: Path, out: Path | None) -> None:
 def run_points(predicted: Path, truth: Path, out: Path | None, radius: float) -> None:
     """As `run`, for files of points; debris counts on neither side.
 
+    In a folder that ``cellweave count`` wrote, the predicted counts are those of its table, which may be integrals.
+
     Raises
     ------
     InputError
         When an image has true points and no predicted ones; names the image.
     """
     found, expected = read_annotations(predicted), read_annotations(truth)
+    counts = {name: len(a.centres.cells) for name, a in found.items()} | _counts(predicted)
     if len(found) == len(expected) == 1:
+        counts = {name: counts[before] for name, before in zip(expected, found, strict=True)}
         found = dict(zip(expected, found.values(), strict=True))
     _check_partners(predicted, "points", found.keys(), expected.keys(), "_points")
     if not expected:
@@ -61,11 +67,24 @@ def run_points(predicted: Path, truth: Path, out: Path | None, radius: float) ->
         [found[name].centres.cells for name in names],
         radius=radius,
         names=names,
+        counts=[counts[name] for name in names],
     )
     Console().print(points_table(result))
     if folder:
         to_json(result, folder / "evaluation.json")
         to_csv(result, folder / "evaluation.csv")
+
+
+def _counts(folder: Path) -> dict[str, float]:
+    """Counts by the name of the image, where ``cellweave count`` left them."""
+    table = folder / COUNTS
+    if not table.is_file():
+        return {}
+    try:
+        with table.open(newline="", **ENCODING) as stream:
+            return {row["name"]: float(row["count"]) for row in csv.DictReader(stream) if row["status"] != "failed"}
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        raise InputError(f"{table} is damaged ({error!r}); count again with --overwrite") from error
 
 
 def _check_partners(path: Path, what: str, found: Set[str], expected: Set[str], endings: str) -> None:

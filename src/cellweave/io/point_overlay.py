@@ -79,7 +79,7 @@ def render_points(
     canvas = Pillow.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     r = max(2, max(picture.shape) // 600)
-    places = (points.positions + 0.5) / factor - 0.5
+    places = np.rint((points.positions + 0.5) / factor - 0.5)
     for (y, x), name in zip(places.tolist(), points.classes.tolist(), strict=True):
         if name == DEBRIS:
             for step in (1, -1):
