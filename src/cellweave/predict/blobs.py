@@ -146,7 +146,7 @@ def fit_threshold(blobs: Sequence[Blobs], points: Sequence[Points], *, radius: f
     # Few steps between the contrasts that can matter: with less than a third as many blobs as points, or over three
     # times as many, F1 is at most 1/2.
     ranks = np.unique(np.geomspace(max(1, n_points / 4), max(1, 4 * n_points), 40).astype(int))
-    for rank in ranks[ranks <= len(strengths)]:
+    for rank in np.unique(np.minimum(ranks, len(strengths))) if len(strengths) else ():
         threshold = float(np.partition(strengths, -rank)[-rank]) * (1 - 1e-9)
         found = [b.above(threshold) for b in blobs]
         both = zip(points, found, strict=True)

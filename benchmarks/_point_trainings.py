@@ -1,0 +1,269 @@
+"""The trainings of the benchmark `points`: one command each, resumable, found done when they are done.
+
+    python benchmarks/_point_trainings.py --list
+    python benchmarks/_point_trainings.py NAME... [--device cuda]
+    python benchmarks/_point_trainings.py --all
+
+The benchmark makes those it needs and does not find. A run is in runs/points/NAME; the same command goes on where it
+was stopped. To make one again, remove its folder. Each takes about ten minutes at most on two processor cores.
+
+Heatmaps of point sets, NAME = set-N-draw: N images to learn from and N others to choose the epoch by, as Cohen et al.
+2017 (*Count-ception*) draw them; of VGG both out of the pool, of the others out of all images, the rest of which are
+for the test. More of them, with fewer images, are the learning curve.
+
+Phase contrast, NAME = phase-KIND-H: without the annotated image H. KIND is ``heatmap``, ``nested`` (the net that the
+thesis names), ``flows`` and ``star`` (fine-tuned on pseudo-masks from the points), ``detect`` (Mask R-CNN on fixed
+boxes), or ``clicks-N``: a heatmap of N clicks only. No epoch is chosen: there is no image left to choose by.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from _runs import command_line, is_done
+from _trainings import DATA
+from cellweave.core.image import Image
+from cellweave.core.labels import median_diameter
+from cellweave.core.points import Points
+from cellweave.io import read_annotations, read_image, read_points
+from cellweave.models import Segmenter, load_segmenter
+from cellweave.prep.foreground import foreground
+from cellweave.representations import known_region
+from cellweave.train import Example, TrainConfig
+from cellweave.train.api import MODEL
+from cellweave.train.loop import CHECKPOINT, FEWEST_STEPS
+from cellweave.train.pseudo_masks import masks_from_points
+from cellweave.train.self_training import run_stage
+from record import REPOSITORY
+
+if TYPE_CHECKING:
+    from cellweave.predict.mask_rcnn import Detector
+
+RUNS = REPOSITORY / "runs" / "points"
+SEED = 5050
+PHASE = ("1", "2", "4")
+"""The annotated images of the phase-contrast set."""
+DRAWS = {"vgg": 5, "mbm": 3, "adi": 3}
+IMAGES = {"vgg": 32, "mbm": 15, "adi": 50}
+FEWER_IMAGES = (2, 4, 8, 16)
+CLICKS = (25, 50, 100, 200, 400, 800)
+CLICKS_WITHOUT = "4"
+"""The phase-contrast image that the learning curve of clicks is tested on."""
+
+Mask = NDArray[np.bool_]
+Split = tuple[list[Example], list[Example]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model of the experiments.
+
+    Parameters
+    ----------
+    images
+        Gives those to learn from, and those to choose the epoch by.
+    steps
+        Batches to learn from, about: whole epochs are made.
+    seconds
+        Of a step on two processor cores, about; for the list only.
+    settings
+        Of `TrainConfig`, besides.
+    detector
+        A Mask R-CNN, which has settings of its own.
+    """
+
+    images: Callable[[], Split]
+    steps: int
+    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    detector: bool = False
+
+
+def drawn(name: str, n: int, draw: int) -> tuple[list[str], list[str], list[str]]:
+    """Images of a set to learn from, to choose the epoch by, and to test on, by their stems."""
+    with (DATA / "splits.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["dataset"] == f"{name}_points"]
+    pool = sorted(row["stem"] for row in rows if row["split"] != "test")
+    fixed = sorted(row["stem"] for row in rows if row["split"] == "test")
+    order = [pool[k] for k in np.random.default_rng([SEED, draw]).permutation(len(pool))]
+    # The images to choose by are as many as for the largest n, so that curves differ in the others only.
+    most = IMAGES[name]
+    return order[:n], order[most : 2 * most], fixed or order[2 * most :]
+
+
+@cache
+def example(name: str, stem: str) -> Example:
+    """An image of a set and its points, all of them known."""
+    folder = DATA / f"{name}_points"
+    image = read_image(next((folder / "images").glob(f"{stem}.*")))
+    points = read_points(folder / "points" / f"{stem}.csv", shape=(image.height, image.width))
+    return Example(stem, image, points, name)
+
+
+def some_images(name: str, n: int, draw: int) -> Split:
+    """N images to learn from, and others to choose by."""
+    learned, chosen_by, _ = drawn(name, n, draw)
+    return [example(name, stem) for stem in learned], [example(name, stem) for stem in chosen_by]
+
+
+def plane_of(image: Image) -> NDArray[np.float32]:
+    """(Y, X): the mean of the channels."""
+    return np.asarray(image.read(), np.float32).mean(axis=0)
+
+
+@cache
+def phase(stem: str) -> Example:
+    """An annotated phase-contrast image. It is known near a click, and where foreground and clicks say background.
+
+    Annotators left out what is too dense to tell cells apart; the foreground tells it from an empty place.
+    """
+    folder = DATA / "phase_points"
+    marked = read_annotations([folder / "label_studio" / f"{name}.json" for name in ("points2", "background")])[stem]
+    image = read_image(next((folder / "images").glob(f"{stem}.*")))
+    shape = (image.height, image.width)
+    points = Points(marked.points.positions, marked.points.classes, shape=shape)
+    clicks = Points(np.concatenate([points.positions, marked.background_points]))
+    known = known_region(clicks, ~foreground(plane_of(image)), shape)
+    return Example(stem, image, points, "phase", known=known)
+
+
+def others(held_out: str) -> list[str]:
+    return [stem for stem in PHASE if stem != held_out]
+
+
+def without(held_out: str) -> Split:
+    """The annotated phase-contrast images but one."""
+    return [phase(stem) for stem in others(held_out)], []
+
+
+def with_masks(held_out: str) -> Split:
+    """The same with outlines guessed from the points, and the diameter to resize by."""
+    made = [masks_from_points(plane_of(phase(s).image), phase(s).positions) for s in others(held_out)]
+    size = float(np.median([median_diameter(one.labels) for one in made]))
+    return [
+        Example(s, phase(s).image, one.labels, "phase", known=one.known, given=size)
+        for s, one in zip(others(held_out), made, strict=True)
+    ], []
+
+
+@cache
+def guessed_diameter(held_out: str) -> float:
+    """Median diameter in px of the outlines guessed on the other images; the held-out one has no part in it."""
+    return with_masks(held_out)[0][0].diameter
+
+
+def clicked(stem: str, n: int) -> Example:
+    """An image on which someone clicked the `n` cells around one place, and no other."""
+    full = phase(stem)
+    points = full.positions
+    start = np.random.default_rng([SEED, n, int(stem)]).integers(len(points))
+    order = np.argsort(np.hypot(*(points.positions - points.positions[start]).T), kind="stable")
+    return Example(stem, full.image, points[order[:n]], "phase", known=known_to(points, order, n, full))
+
+
+def known_to(points: Points, order: NDArray[np.intp], n: int, full: Example) -> Mask:
+    """(Y, X): what the first n clicks tell of: what is near one of them and not nearer to a later one, and the empty
+    places around."""
+    shape = (full.image.height, full.image.width)
+    near = known_region(points[order[:n]], None, shape)
+    ours = cKDTree(points.positions).query(np.argwhere(near), workers=-1)[1]
+    near[near] = np.isin(ours, order[:n])
+    return near | ~foreground(plane_of(full.image))
+
+
+def with_clicks(held_out: str, n: int) -> Split:
+    """`n` clicks in all, on all images but one, as many on each."""
+    stems = others(held_out)
+    parts = [len(part) for part in np.array_split(np.arange(n), len(stems))]
+    return [clicked(stem, part) for stem, part in zip(stems, parts, strict=True)], []
+
+
+HEATMAP: dict[str, Any] = {"target": "points", "recipe": "adam", "augmentation": "square", "crop": 256, "batch_size": 8}
+"""The thesis': crops of 256 px, Adam with steps, quarter turns and flips, brightness and contrast."""
+SETS: dict[str, dict[str, Any]] = {
+    "vgg": HEATMAP | {"sigma": 3.0},
+    "mbm": HEATMAP | {"sigma": 5.0},
+    "adi": HEATMAP | {"sigma": 2.5, "crop": 144, "batch_size": 16},
+}
+"""Gaussians of about a quarter of the distance between neighbours. Images of ADI have 150 px a side."""
+FINE_TUNED: dict[str, Any] = {"base": "default"}
+DETECTOR: dict[str, Any] = {"backbone": "resnet18", "tile": 320}
+"""The thesis has ResNet-50 with weights of COCO and a GPU; no weights are at hand here, and so few steps from scratch
+are not enough for either."""
+NESTED: dict[str, Any] = {"net": "NestedUNet"}
+NESTED_STEPS = 700
+"""In as much time as 1200 of FastUNet."""
+
+
+def _planned() -> dict[str, Training]:
+    made: dict[str, Training] = {}
+    for name, n in IMAGES.items():
+        for draw in range(DRAWS[name]):
+            made[f"{name}-{n}-{draw}"] = Training(partial(some_images, name, n, draw), 1000, 0.55, SETS[name])
+    for n in FEWER_IMAGES:
+        made[f"vgg-{n}-0"] = Training(partial(some_images, "vgg", n, 0), 600, 0.7, SETS["vgg"])
+    made["vgg-nested"] = Training(partial(some_images, "vgg", 32, 0), NESTED_STEPS, 0.8, SETS["vgg"] | NESTED)
+    for stem in PHASE:
+        made[f"phase-heatmap-{stem}"] = Training(partial(without, stem), 1200, 0.4, HEATMAP)
+        made[f"phase-nested-{stem}"] = Training(partial(without, stem), NESTED_STEPS, 0.65, HEATMAP | NESTED)
+        made[f"phase-flows-{stem}"] = Training(partial(with_masks, stem), 1200, 0.3, FINE_TUNED)
+        star = FINE_TUNED | {"representation": "StarConvex"}
+        made[f"phase-star-{stem}"] = Training(partial(with_masks, stem), 1200, 0.3, star)
+        made[f"phase-detect-{stem}"] = Training(partial(without, stem), 280, 2.0, DETECTOR, detector=True)
+    for n in CLICKS:
+        made[f"phase-clicks-{n}"] = Training(partial(with_clicks, CLICKS_WITHOUT, n), 600, 0.4, HEATMAP)
+    return made
+
+
+TRAININGS = _planned()
+
+
+def trained(name: str, device: str = "auto") -> Segmenter:
+    """The model of a training; made now where it is not there yet."""
+    folder = RUNS / name
+    if not is_done(folder):
+        print(f"training {name}", flush=True)
+        learned, chosen_by = TRAININGS[name].images()
+        run_stage(learned, chosen_by, config_of(name, len(learned), device), resume=True)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+    return load_segmenter(folder / MODEL)
+
+
+def config_of(name: str, images: int, device: str = "auto") -> TrainConfig:
+    """The settings of a training: as many epochs as make its steps."""
+    training = TRAININGS[name]
+    settings = training.settings
+    batches = max(FEWEST_STEPS, images // settings.get("batch_size", TrainConfig.batch_size))
+    epochs = max(1, round(training.steps / batches))
+    return TrainConfig(RUNS / name, epochs=epochs, validation=0.0, seed=SEED, device=device, **settings)
+
+
+def trained_detector(name: str, device: str = "auto") -> Detector:
+    """The same of a Mask R-CNN."""
+    from cellweave.predict.mask_rcnn import Detector
+    from cellweave.train.mask_rcnn import MaskRCNNConfig, train_mask_rcnn
+
+    folder, training = RUNS / name, TRAININGS[name]
+    if not is_done(folder):
+        print(f"training {name}", flush=True)
+        config = MaskRCNNConfig(folder, steps=training.steps, seed=SEED, device=device, **training.settings)
+        train_mask_rcnn(training.images()[0], config, resume=(folder / CHECKPOINT).is_file())
+    return Detector.load(folder / MODEL)
+
+
+def make(name: str, device: str) -> None:
+    """The model of a training, of whichever kind."""
+    (trained_detector if TRAININGS[name].detector else trained)(name, device)
+
+
+if __name__ == "__main__":
+    command_line("_point_trainings.py", TRAININGS, RUNS, make)
