@@ -31,7 +31,7 @@ def load_imagenet_encoder(net: AnchorUNet, path: str | os.PathLike[str]) -> None
         says which. Nothing in the file is run, and `net` is unchanged.
     """
     path = Path(path)
-    state = _read_state(path)
+    state = read_state(path)
     own = net.encoder.state_dict()
     theirs = {name: value for name, value in state.items() if name not in ("fc.weight", "fc.bias")}
     missing = [name for name in own if name not in theirs and not name.endswith("num_batches_tracked")]
@@ -55,7 +55,8 @@ def load_imagenet_encoder(net: AnchorUNet, path: str | os.PathLike[str]) -> None
     net.encoder.load_state_dict(own | theirs)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file: safetensors, or what ``torch.save`` wrote; raises a `ModelError` for anything else."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

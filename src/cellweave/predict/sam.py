@@ -28,12 +28,11 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels
 from cellweave.core.points import Points, Positions, inside
 from cellweave.core.progress import report
-from cellweave.predict.maps import as_plane
+from cellweave.predict.color_view import ColorView
 from cellweave.predict.masks import Mask, cut, masks_to_labels, suppress
 from cellweave.predict.tiling import plan
 from cellweave.predict.torchvision_ops import load_torchvision
-from cellweave.prep import Channels, Normalisation
-from cellweave.prep.channels import apply_weights
+from cellweave.prep import Channels
 
 log = logging.getLogger(__name__)
 
@@ -451,7 +450,7 @@ class _Part:
 
     def read(self) -> NDArray[np.float32]:
         """(3, y, x) in 0..1."""
-        return self._view.read(*self.window)
+        return self._view.color.read(*self.window)
 
     def holds(self, positions: Positions) -> NDArray[np.bool_]:
         """Which positions lie in the tile."""
@@ -470,20 +469,9 @@ class _View:
         for name, value in (("tile", tile), ("batch", batch)):
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be a whole number from 1")
-        self._image = as_plane(image)
-        policy = Channels.parse(channels)
-        if policy.planes != 3:
-            raise InputError(
-                f"channels '{policy}' give {policy.planes} planes, and SAM looks at 3; write color, color:2"
-            )
-        self._weights = policy.weights(self._image)
-        self._normalisation = Normalisation(clip=(0.0, 1.0))
-        self._limits = self._normalisation.limits(self._image)
-        self.shape = (self._image.height, self._image.width)
+        self.color = ColorView(image, channels, "SAM")
+        self.shape = self.color.shape
         self.rows, self.columns = (plan(n, tile=tile, stride=1, margin=MARGIN, ramp=2) for n in self.shape)
-
-    def read(self, y: slice, x: slice) -> NDArray[np.float32]:
-        return apply_weights(self._normalisation.apply(self._image.read(y, x), self._limits), self._weights)
 
     def parts(self, positions: Positions | None = None) -> Iterator[_Part]:
         """All tiles, or those that are given any of the positions."""
