@@ -25,10 +25,12 @@ from cellweave.train.augment import (
     View,
     batch,
     change_contrast,
+    random_brightness,
     random_contrast,
     random_stain,
     random_view,
     sampling_weights,
+    square_view,
     take_views,
 )
 from cellweave.train.samples import COLOURS, Example, Facts, Preparation, Samples, joined, prepare
@@ -303,6 +305,38 @@ def test_without_augmentation_crops_are_cut_as_they_are(samples: Samples) -> Non
         y, x = places[0]
         around = array[0, max(0, y - 1) : y + 34, max(0, x - 1) : x + 34]
         assert around.min() - 1e-3 <= one[0].min() <= one[0].max() <= around.max() + 1e-3
+
+
+def test_square_views_are_pixels_of_the_image(samples: Samples) -> None:
+    """All eight turns and flips, by whole pixels: what is shown is there, and as often."""
+    array = np.arange(90 * 70, dtype=np.float32).reshape(90, 70) % 2048  # whole numbers that float16 holds
+    one = make_samples(np.concatenate([array[None]] * (COLOURS + 1)))
+    found = set()
+    for k in range(60):
+        view = square_view((90, 70), 32, rng(k))
+        colours, maps = take_views(torch.from_numpy(one.values), [0], [(90, 70)], [view], 32)
+        assert torch.equal(colours[0, :1], maps[0])
+        (y, x), shown = (round(c) - 16 for c in view.center), maps[0, 0].numpy()
+        part = array[y : y + 32, x : x + 32]
+        ways = [np.rot90(p, turns) for p in (part, part.T) for turns in range(4)]
+        same = [way for way, turned in enumerate(ways) if np.array_equal(turned, shown)]
+        assert len(same) == 1
+        found.update(same)
+    assert found == set(range(8))
+    small = square_view((21, 33), 64, rng(0))
+    colours, maps = take_views(torch.from_numpy(one.values), [0], [(21, 33)], [small], 64)
+    assert torch.equal(colours[0, :1], maps[0])  # also where the middle of an image is no corner of pixels
+
+
+def test_square_crops_have_another_brightness_and_contrast() -> None:
+    changes = [random_brightness(rng(k)) for k in range(100)]
+    planes = torch.linspace(0, 1, 64).view(1, 1, 8, 8).repeat(100, 1, 1, 1)
+    changed = change_contrast(planes, changes, torch.Generator())
+    expected = torch.tensor([[c.gain, c.offset] for c in changes])
+    torch.testing.assert_close(changed[:, 0, 0, 0], expected[:, 1])
+    torch.testing.assert_close(changed[:, 0, 7, 7], expected.sum(dim=1))
+    assert 0.8 <= expected[:, 0].min() < 0.85 < 1.15 < expected[:, 0].max() <= 1.2
+    assert -0.2 <= expected[:, 1].min() < -0.15 < 0.15 < expected[:, 1].max() <= 0.2
 
 
 def test_flows_in_a_batch_have_unit_length_inside_cells(samples: Samples) -> None:

@@ -200,7 +200,7 @@ def stop_at(step: int) -> Callable[..., None]:
     return sink
 
 
-@pytest.mark.parametrize("recipe", ["adamw", "sgd"])
+@pytest.mark.parametrize("recipe", ["adamw", "sgd", "adam"])
 @pytest.mark.parametrize("step", [2 * FEWEST_STEPS + 3, 2 * FEWEST_STEPS])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     samples: Samples, tmp_path: Path, recipe: str, step: int
@@ -609,6 +609,17 @@ def test_short_runs_warm_up_for_a_tenth(tmp_path: Path) -> None:
     settings = config(tmp_path, recipe="sgd", epochs=20, learning_rate=0.2)
     assert rate_at(settings, 1) == pytest.approx(0.1)
     assert rate_at(settings, 2) == 0.2
+
+
+@pytest.mark.parametrize("epochs", [1, 10, 100, 1000])
+def test_adams_rate_falls_by_steps(epochs: int, tmp_path: Path) -> None:
+    settings = config(tmp_path, recipe="adam", epochs=epochs)
+    assert settings.peak_rate == 0.005
+    warm = min(3, 0.05 * epochs)
+    assert rate_at(settings, warm / 2) == pytest.approx(0.0025)
+    for first, last, share in ((warm, 0.599, 1), (0.6, 0.849, 0.1), (0.85, 1, 0.01)):
+        for epoch in (first if first == warm else first * epochs, last * epochs):
+            assert rate_at(settings, epoch) == pytest.approx(0.005 * share)
 
 
 @pytest.mark.parametrize("epochs", [1, 10, 100, 1000])

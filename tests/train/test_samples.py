@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,11 +14,23 @@ import pytest
 from cellweave.core.errors import InputError, WriteError
 from cellweave.core.image import Image
 from cellweave.core.labels import median_diameter
+from cellweave.core.points import Points
 from cellweave.core.progress import showing
 from cellweave.prep import Channels, Normalisation
 from cellweave.prep.rescale import resize
-from cellweave.representations import DiffusionFlows
-from cellweave.train.samples import COLOURS, LARGEST_VALUE, LARGEST_ZOOM, Example, Preparation, Samples, load, prepare
+from cellweave.representations import DiffusionFlows, PointRepresentation
+from cellweave.representations.base import Maps
+from cellweave.train.samples import (
+    COLOURS,
+    LARGEST_VALUE,
+    LARGEST_ZOOM,
+    Example,
+    Preparation,
+    Samples,
+    load,
+    prepare,
+    prepare_one,
+)
 
 PREPARATION = Preparation(24.0, Channels(), Normalisation(), DiffusionFlows())
 
@@ -214,6 +226,103 @@ def test_an_image_and_labels_of_different_shape_are_named(examples: list[Example
     bad = replace(examples[1], labels=examples[0].labels)
     with pytest.raises(InputError, match="size12: the image is 60 x 72 px, its labels 120 x 144"):
         prepared([examples[0], bad], tmp_path)
+
+
+@dataclass(frozen=True)
+class Spots(PointRepresentation):
+    """One at the pixel of each cell, and its confidence beside."""
+
+    map_names: ClassVar[tuple[str, ...]] = ("spot", "confidence")
+
+    def encode(self, points: Points) -> Maps:
+        assert points.shape is not None
+        maps = np.zeros((2, *points.shape), np.float32)
+        rows, columns = np.rint(points.positions).astype(int).T
+        maps[0, rows, columns] = 1
+        maps[1, rows, columns] = 1 if points.confidence is None else points.confidence
+        return maps
+
+    loss = from_output = transform = decode = count = None  # what preparing does not need
+
+
+SPOTS = replace(PREPARATION, diameter=0.0, representation=Spots())
+
+
+def clicked(**changes: Any) -> Example:
+    positions = np.array([[3.0, 4.0], [39.4, 59.4], [-0.5, 20.0]])
+    points = Points(positions, np.array(["live", "dead-debris", "live"]), np.array([0.5, 1, 1]), (40, 60))
+    pixels = np.random.default_rng(0).integers(0, 99, (1, 40, 60)).astype(np.uint8)
+    return replace(Example("clicked", Image(pixels), points), **changes)
+
+
+def test_points_are_learned_at_the_size_of_their_image(tmp_path: Path) -> None:
+    example = clicked()
+    assert (example.diameter, example.n_cells) == (0, 2)
+    array = prepared([example], tmp_path, SPOTS).array(0)
+    assert array.shape == (COLOURS + 2, 40, 60)
+    assert np.argwhere(array[COLOURS]).tolist() == [[0, 20], [3, 4], [39, 59]]
+    assert array[COLOURS + 1, 3, 4] == 0.5
+
+
+def test_points_move_with_the_zoom() -> None:
+    for zoom in (0.5, 1.0, 2.0, 3.3):
+        sample = prepare_one(clicked(), SPOTS, zoom)
+        height, width = sample.facts[0].shape
+        spots = np.argwhere(sample.array(0)[COLOURS])
+        np.testing.assert_allclose(spots, [[0, 20.5 * zoom], [3.5 * zoom, 4.5 * zoom], [height, width]], atol=1)
+
+
+def test_labels_are_points_at_their_centroids(examples: list[Example], tmp_path: Path) -> None:
+    example = examples[0]
+    array = prepared([example], tmp_path, SPOTS).array(0)
+    assert array.shape[1:] == example.outlines.shape
+    rows, columns = np.nonzero(array[COLOURS])
+    assert set(example.outlines[rows, columns].tolist()) == set(range(1, example.n_cells + 1))
+
+
+@pytest.mark.parametrize("kind", ["labels", "points"])
+def test_where_no_one_looked_targets_are_nan(examples: list[Example], tmp_path: Path, kind: str) -> None:
+    example, preparation = (examples[1], PREPARATION) if kind == "labels" else (clicked(), SPOTS)
+    known = np.ones((example.image.height, example.image.width), bool)
+    known[:, 30:] = False
+    array = prepared([replace(example, known=known)], tmp_path, preparation).array(0)
+    edge = 30 * array.shape[2] // known.shape[1]
+    assert np.isnan(array[COLOURS:, :, edge:]).all()
+    assert np.isfinite(array[COLOURS:, :, :edge]).all()
+    assert np.isfinite(array[:COLOURS]).all()
+    whole = prepared([replace(example, known=np.ones_like(known))], tmp_path, preparation).array(0)
+    assert np.array_equal(whole[:, :, :edge], array[:, :, :edge])
+
+
+def test_points_and_known_regions_make_new_targets(tmp_path: Path) -> None:
+    known = np.ones((40, 60), bool)
+    other = known.copy()
+    other[0, 0] = False
+    points = clicked().positions
+    changed = [
+        clicked(),
+        clicked(known=known),
+        clicked(known=other),
+        clicked(labels=points[:2]),
+        clicked(labels=Points(points.positions, points.classes, None, points.shape)),
+        clicked(labels=Points(points.positions, np.array(["live"] * 3), points.confidence, points.shape)),
+    ]
+    keys = []
+    for example in changed:
+        prepared([example], tmp_path, SPOTS)
+        keys.append(json.loads((tmp_path / "samples.json").read_text())["key"])
+    assert len(set(keys)) == len(keys)
+
+
+def test_truths_that_do_not_fit_are_named(examples: list[Example], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"clicked: .* 40 x 60 px, its points 40 x 70"):
+        prepared([clicked(labels=Points(np.ones((1, 2)), shape=(40, 70)))], tmp_path, SPOTS)
+    with pytest.raises(InputError, match=r"clicked: .* its known region 3 x 3"):
+        prepared([clicked(known=np.ones((3, 3), bool))], tmp_path, SPOTS)
+    with pytest.raises(InputError, match=r"clicked: points tell no outlines"):
+        prepared([clicked()], tmp_path)
+    with pytest.raises(InputError, match="no labelled cell"):
+        prepared([clicked(labels=clicked().positions.of("dead-debris"))], tmp_path, SPOTS)
 
 
 def test_nothing_but_empty_images_is_refused(examples: list[Example], tmp_path: Path) -> None:
