@@ -18,6 +18,8 @@ from cellweave.io import read_labels
 from cellweave.metrics import evaluate
 from cellweave.models import Segmenter
 from cellweave.nets import FastUNet
+from cellweave.representations import Heatmap
+from clicks import write_dots
 
 Run = Callable[..., Any]
 
@@ -202,3 +204,41 @@ def test_shards_for_a_bare_machine(run_cli: Run, more: Path, tmp_path: Path, mon
     parts = {file.name.partition("-")[0] for file in (out / "shards").glob("*.npz")}
     assert parts == {"training", "simulated"}
     assert not (out / "model").exists()
+
+
+@pytest.mark.usefixtures("narrow")
+def test_points_then_count(run_cli: Run, tmp_path: Path) -> None:
+    data, out = write_dots(tmp_path / "clicks", range(6)), tmp_path / "run"
+    (data / "points" / "d001.csv").write_text("nonsense")
+    options = ("--epochs", 1, "--crop", 48, "--batch-size", 2, "--device", "cpu", "--validation", data)
+    options += ("--sparse", "--sigma", 3, "--debris", "--recipe", "adam", "--augmentation", "square")
+    done = run_cli("train", data, "--out", out, "--target", "points", *options)
+    assert done.status == 0, done.err
+    assert f"cellweave count IMAGES --out RESULTS --model {out / 'model'}" in done.out
+    told = (out / "data.txt").read_text()
+    assert "5 of 6 annotated images can be used" in told
+    assert "points/d001.csv" in told
+    model = Segmenter.load(out / "model")
+    assert model.representation == Heatmap(sigma=3, debris=True)
+    assert "MAE" in model.card_text()
+    done = run_cli("count", data / "images", "--out", tmp_path / "out", "--model", out / "model", "--device", "cpu")
+    assert done.status == 0, done.err
+    assert len((tmp_path / "out" / "counts.csv").read_text().splitlines()) >= 7
+    done = run_cli("segment", data / "images", "--out", tmp_path / "no", "--model", out / "model", "--device", "cpu")
+    assert done.status == 1
+    assert "not their outlines; use it to count (cellweave count)" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--target", "points", "--method", "cell-segmenter"), "--target points is one training"),
+        (("--target", "clicks"), "target is 'clicks'"),
+        (("--sparse",), "sparse is for points"),
+        (("--target", "points", "--diameter", 20), "points tell no sizes"),
+    ],
+)
+def test_wrong_options_of_points(run_cli: Run, tmp_path: Path, options: tuple[Any, ...], words: str) -> None:
+    done = run_cli("train", tmp_path, "--out", tmp_path / "run", *options)
+    assert done.status == 1
+    assert words in done.err

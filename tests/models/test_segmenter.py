@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from cellweave.core.errors import CellweaveError, ModelError, WriteError
+from cellweave.core.errors import CellweaveError, InputError, ModelError, WriteError
 from cellweave.models import Calibration, Segmenter, SizeModel
 from cellweave.models import segmenter as module
 from cellweave.models.folder import settings_hash
 from cellweave.nets import CellposeUNet, FastUNet
 from cellweave.predict import predict_maps, segment
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import DiffusionFlows
+from cellweave.representations import DiffusionFlows, Heatmap
 
 FILES = ["README.md", "model.json", "model.safetensors"]
 
@@ -340,3 +340,16 @@ def test_a_copied_folder_works_anywhere(saved: Path, tmp_path: Path) -> None:
 
 def test_model_errors_are_ours() -> None:
     assert issubclass(ModelError, CellweaveError)
+
+
+def test_a_model_outlines_cells_or_finds_positions(tiny_model: Segmenter) -> None:
+    maps = np.zeros((1, 20, 30), np.float32)
+    assert tiny_model.outlines is tiny_model.representation
+    with pytest.raises(InputError, match="outlines cells"):
+        _ = tiny_model.positions
+    counting = tiny_model.with_(representation=Heatmap(), name="clicks")
+    assert counting.positions is counting.representation
+    assert len(counting.positions.decode(maps)) == 0
+    for ask in (lambda: counting.outlines, lambda: counting.decode_scored(maps)):
+        with pytest.raises(InputError, match=r"'clicks' finds where cells are, not their outlines"):
+            ask()

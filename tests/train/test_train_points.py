@@ -16,6 +16,7 @@ from cellweave.core.image import Image
 from cellweave.core.points import DEBRIS, LIVE, Points
 from cellweave.core.progress import showing
 from cellweave.models import Segmenter
+from cellweave.models.count_calibration import CountCalibration
 from cellweave.nets import FastUNet
 from cellweave.predict import predict_maps, segment
 from cellweave.predict.counting import count
@@ -125,9 +126,10 @@ def test_a_model_of_outlines_can_be_the_base(tmp_path: Path, tiny_model: Segment
     same = [name for name, weights in new.items() if torch.equal(weights, old[name])]
     assert 0.9 * len(new) < len(same) < len(new)
 
-    begun.save(tmp_path / "points")
+    begun.with_(count_calibration=CountCalibration((1.0,))).save(tmp_path / "points")
     again = start(config(tmp_path / "run", base=str(tmp_path / "points"), sigma=None))
     assert again.representation == begun.representation
+    assert again.count_calibration is None  # that of the base says nothing of the new model
     wider = start(config(tmp_path / "run", base=str(tmp_path / "points"), sigma=4.0))
     assert wider.representation == Heatmap(sigma=4)
     assert all(torch.equal(a, b) for a, b in zip(wider.net.state_dict().values(), new.values(), strict=True))

@@ -186,6 +186,7 @@ def start(config: TrainConfig) -> Segmenter:
             channels=channels,
             size_model=None,
             calibration=None,
+            count_calibration=None,
             hash="",
             name="unnamed",
         )
