@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -19,6 +20,8 @@ REACH, FURTHEST = 26.0, 52.0
 more where cells are farther apart, up to the second."""
 APART = 1.5
 """Of the median distance to the nearest neighbour, so much is explained."""
+SMALLEST = 1.2
+"""Radius of the smallest crowded region, times the distance that a cell explains: smaller ones are lone objects."""
 WIDTH = 10.0
 """Standard deviation in px of the window in which density and found cells are compared: about a cell."""
 DOUBT = 0.5
@@ -29,7 +32,7 @@ def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = 
     """Where the texture says cells, and none is found.
 
     Regions of high confluence, in which people and nets cannot tell one cell from the next, are left empty by both.
-    They are foreground (`cellweave.prep.foreground`) that is far from all found cells, and wide enough for some.
+    They are foreground (`cellweave.prep.foreground`) that is far from all found cells, and has room for several.
 
     Parameters
     ----------
@@ -61,8 +64,9 @@ def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = 
     around = np.ceil(radius).astype(int)
     rows, columns = np.ogrid[-around : around + 1, -around : around + 1]
     padded = np.pad(empty, around, mode="edge")  # cells go on beyond the image
-    wide = ndimage.binary_opening(padded, rows**2 + columns**2 <= radius**2)
-    return _pixels(wide[around:-around, around:-around], plane.shape)
+    wide = ndimage.binary_opening(padded, rows**2 + columns**2 <= radius**2)[around:-around, around:-around]
+    smallest = round(np.pi * (SMALLEST * reach / BLOCK) ** 2)
+    return _pixels(cc3d.dust(wide, threshold=smallest, connectivity=8), plane.shape)
 
 
 def unresolved(density: NDArray[np.float32], explained: NDArray[np.float32]) -> Mask:
