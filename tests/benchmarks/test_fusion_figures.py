@@ -177,13 +177,13 @@ def test_tables_are_made_of_maps(bench: ModuleType, images: ModuleType, monkeypa
     assert f"{start}: F1@0.5 of flow fusion less that of the best other method" in methods
 
 
-def test_raters_share_ids(bench: ModuleType) -> None:
+def test_raters_see_most_of_one_truth(bench: ModuleType) -> None:
     labels = bench.raters()
     assert labels.shape == (4, 1024, 1024)
-    truth = set(np.unique(labels))
-    assert all(0.85 < len(np.unique(one)) / len(truth) < 0.97 for one in labels)
-    agree = (labels == labels[0]).all(axis=0)
-    assert 0.3 < agree.mean() < 0.99
+    assert all(np.array_equal(np.unique(one), np.arange(13)) for one in labels)
+    assert 0.3 < (labels == labels[0]).all(axis=0).mean() < 0.99
+    covered = (labels > 0).mean(axis=(1, 2)) / (labels > 0).any(axis=0).mean()
+    assert ((covered > 0.7) & (covered < 0.97)).all()
 
 
 def test_errors_of_fields_do_not_depend_on_their_units(bench: ModuleType) -> None:
@@ -196,8 +196,8 @@ def test_errors_of_fields_do_not_depend_on_their_units(bench: ModuleType) -> Non
 
 def test_frames_have_the_vignette(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "FRAMES", 3)
-    shaded = bench.acquired(0, bench.vignette(bench.FRAME)).astype(float) - 100
-    even = bench.acquired(0, np.ones(bench.FRAME)).astype(float) - 100
+    shaded = bench.acquired("tissue_nuclei", bench.vignette(bench.FRAME)).astype(float) - 100
+    even = bench.acquired("tissue_nuclei", np.ones(bench.FRAME)).astype(float) - 100
     assert shaded.shape == (3, *bench.FRAME)
     ratio = shaded.mean(axis=0) / even.mean(axis=0)
     assert ratio.std() == pytest.approx(bench.vignette(bench.FRAME).std(), rel=0.3)
