@@ -56,6 +56,15 @@ def test_few_images_give_wide_intervals(n: int) -> None:
     assert CountCalibration((1.0,) * n).factor(0.9) > CountCalibration((1.0,) * 9).factor(0.9) == 1
 
 
+def test_the_share_held_is_cross_validated() -> None:
+    calibration = CountCalibration((1.0, 1.5, 2.0, 50.0))
+    assert calibration.held(0.5) == 0.5, "the factors are 2, 2, 1.5 and 1.5"
+    assert np.isnan(CountCalibration((1.0,)).held(0.9))
+    rng = np.random.default_rng(0)
+    shares = [CountCalibration(tuple(np.abs(rng.standard_cauchy(30)))).held(0.9) for _ in range(30)]
+    assert 0.88 < np.mean(shares) < 0.95
+
+
 def test_scores_are_errors_in_spreads() -> None:
     calibration = CountCalibration.of([10, 20, 30], [12, 20, 27], [1, 5, 2])
     assert calibration.scores == (0, 1.5, 2)

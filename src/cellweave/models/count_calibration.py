@@ -63,6 +63,14 @@ class CountCalibration:
         size = float(np.sqrt(np.mean(np.square(self.scores))))
         return max(self.scores[-1], float(t.ppf((1 + level) / 2, n)) * size)
 
+    def held(self, level: float) -> float:
+        """Share of the images whose true count is in the interval that the other images give; NaN of a single one."""
+        others = [self.scores[:k] + self.scores[k + 1 :] for k in range(len(self.scores))]
+        inside = [
+            s <= CountCalibration(rest).factor(level) for s, rest in zip(self.scores, others, strict=True) if rest
+        ]
+        return float(np.mean(inside)) if inside else float("nan")
+
 
 def normal_factor(level: float) -> float:
     """Half the width of an interval in standard deviations of a normal error: for counts that nothing calibrates."""

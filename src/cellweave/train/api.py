@@ -143,6 +143,10 @@ def _counting(
     facts = _facts(config, training, held_out) | (card or {})
     if rows:
         facts["Figures on the validation images"] = rows
+    if calibration and len(calibration.scores) > 1:
+        facts["True counts within 90 % intervals calibrated on the other validation images"] = (
+            f"{100 * calibration.held(0.9):.0f} % of {len(calibration.scores)} images"
+        )
     return segmenter.with_(card=facts, count_calibration=calibration).save(config.out / MODEL)
 
 
