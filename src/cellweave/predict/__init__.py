@@ -3,17 +3,17 @@
 from cellweave.predict.branches import Branch
 from cellweave.predict.counting import Count, count
 from cellweave.predict.diagnostics import diagnostics_picture
-from cellweave.predict.fused import Fused, Pick, segment_set
 from cellweave.predict.frames import Frames, segment_frames
+from cellweave.predict.fused import Fused, Pick, segment_set
 from cellweave.predict.maps import estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, parse_diameter, segment
 
 __all__ = [
     "Branch",
     "Count",
+    "Frames",
     "Fused",
     "Pick",
-    "Frames",
     "Segmentation",
     "count",
     "diagnostics_picture",
