@@ -69,6 +69,24 @@ def test_sparse_cells() -> None:
     assert error(cidre(images, offset=100.0).gain[0], vignette()) < 0.02
 
 
+@pytest.mark.parametrize(("recipe", "number"), [("whole_cells", 0), ("multi_reporter", 0)])
+@pytest.mark.parametrize("offset", [None, 100.0])
+def test_colonies(recipe: str, number: int, offset: float | None) -> None:
+    """Where cells lie together, some places see more of them than others in 50 frames; that is not the light."""
+    images = acquired(light_of(recipe, number, 50), vignette(), background=0.02)
+    field = cidre(images, offset=offset)
+    assert error(field.gain[0], vignette()) < (0.02 if offset or recipe == "whole_cells" else 0.04)
+    assert 85 < field.offset.mean() < 115
+
+
+def test_frames_of_different_brightness() -> None:
+    """A lamp that flickers, or cells that bleach: cells and background of each frame have a level of their own."""
+    light = light_of("whole_cells", 0, 50)
+    flicker = np.random.default_rng(1).uniform(0.6, 1.4, (50, 1, 1)).astype(np.float32)
+    field = cidre(acquired(light * flicker, vignette(), background=0.02))
+    assert error(field.gain[0], vignette()) < 0.03
+
+
 def test_correction_makes_frames_even() -> None:
     images = acquired(light_of("tissue_nuclei", 0, 50), vignette(0.4))
     field = cidre(images)

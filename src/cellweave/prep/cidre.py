@@ -29,7 +29,12 @@ FREEDOM = 8.0
 """Degrees of freedom of Student's t."""
 SMOOTH_GAIN, SMOOTH_OFFSET, MEAN_GAIN = 1.0, 1e4, 10.0
 """Weights of the regularisers."""
+SEPARATE = 0.6
+"""Share of the variance of log light that lies between bright and dark blocks, from which on they are two kinds."""
+SMOOTH_KINDS, ROUNDS, MOST_BY_KIND = 4.0, 12, 400
+"""Of the second step: weight of the regularisers, repetitions, and frames that are used (evenly spaced)."""
 _LEAST_SCALE = 3e-3
+_FEWEST_BLOCKS, _MOST_SHIFT, _SETTLED = 10, 0.05, 1e-4
 _STEPS = 400
 
 
@@ -48,7 +53,19 @@ def cidre(images: Sequence[Image], *, offset: float | None = None) -> FlatField:
     smooth, nearly constant offset; a mean gain of 1. It is minimised by L-BFGS on block means of the images (at most 64
     blocks a side), a channel at a time.
 
-    What is ours and not the paper's: g and z are cubic splines and not free pixels; R is the energy of the third
+    Sorted intensities are the same everywhere only where the sample is: colonies and sparse cells lie at some places
+    more often than at others, and that is taken for light. A second step, ours, knows this. The corrected light is
+    split into cells and background (Otsu's threshold of its logarithm); of each kind c and frame k the level a_ck is
+    free, however many blocks of this kind there are at a place, and ::
+
+        E' = sum_c 1/(s_c^2 p_c) sum_{k, x of kind c} rho((I_k(x) - z(x)) / (v(x) a_ck)) + 4 R(g)/2 + 4 a_m/2 (mean g)^2
+
+    is minimised over g and a constant added to z by Gauss-Newton steps, rho being that of Student's t, s_c the spread
+    of a kind and p_c the blocks that one independent piece of it covers; then it is split again. The background tells
+    the shape of v up to a constant, cells tell the constant, that is, the offset. Samples without two kinds keep what
+    the first step found.
+
+    What else is ours and not the paper's: g and z are cubic splines and not free pixels; R is the energy of the third
     derivatives, so that the quadratic falloff of a common vignette costs nothing, and B that of the second; values are
     put in order by the even rows of a block and read from its odd rows, and the other way round, so that camera noise
     is not taken for light; neighbouring values are averaged to at most 25 bands; Q and s are found with the rest; and
@@ -64,7 +81,8 @@ def cidre(images: Sequence[Image], *, offset: float | None = None) -> FlatField:
         its files when it is indexed keeps memory small. Pixels that are NaN or infinite do not count.
     offset
         The camera's grey value of no light, where it is known. None estimates it; give it for bright-field images,
-        whose light varies too little to tell a gain from an offset.
+        whose light varies too little to tell a gain from an offset, and where cells are few on a dark ground: of 50
+        simulated images with cells on 3 % of the pixels, the gain had an error of 1 % with it, 3 % without.
 
     Returns
     -------
@@ -126,8 +144,10 @@ def _estimate(halves: Array, offset: float | None) -> _Surface:
     if offset is not None:
         limits = (offset, offset)
     scaled = levels._replace(values=levels.values / unit)
-    gain, zero = _minimise(scaled, (limits[0] / unit, limits[1] / unit), fixed=offset is not None)
-    return _Surface(gain, zero * unit)
+    bounds = (limits[0] / unit, limits[1] / unit)
+    first = _Surface(*_minimise(scaled, bounds, fixed=offset is not None))
+    found = _by_kind(halves / unit, first, None if offset is not None else bounds)
+    return found._replace(offset=found.offset * unit)
 
 
 def _sorted(halves: Array) -> _Levels:
@@ -220,6 +240,115 @@ def _minimise(levels: _Levels, limits: tuple[float, float], *, fixed: bool) -> t
     found = _lbfgs(energy, first, [*bounds, (np.log(_LEAST_SCALE), np.log(3.0))])
     gain, bend, zero = surfaces(found)
     return gain.reshape(k, k), zero + bend.reshape(k, k)
+
+
+def _by_kind(halves: Array, first: _Surface, limits: tuple[float, float] | None) -> _Surface:
+    """The second step of `cidre`; without `limits` the offset stays."""
+    n, h, w = halves.shape[1:]
+    values = halves[:, :: -(-n // MOST_BY_KIND)].reshape(2, -1, h * w)
+    rows, columns = (spline_basis(size, PIECES) for size in (h, w))
+    basis = np.einsum("ya,xb->yxab", rows, columns).reshape(h * w, -1)
+    mean, size = basis.mean(axis=0), basis.shape[1]
+    smooth = SMOOTH_KINDS * (SMOOTH_GAIN * _third(PIECES) + MEAN_GAIN * np.outer(mean, mean))
+    gain, offset = first.gain.ravel(), basis @ first.offset.ravel()
+    level, shift, separation = float(offset.mean()), 0.0, 0.0
+    for _ in range(ROUNDS):
+        v = np.exp(np.clip(basis @ gain, -4.0, 4.0))
+        light = (values - offset - shift) / v
+        bright, separation = _bright(light)
+        system = np.zeros((size + 1, size + 1))
+        system[:size, :size] = smooth
+        slope = np.append(-smooth @ gain, 0.0)
+        system[size, size] = 1.0  # the offset stays in the range of the values
+        for kind in (bright, ~bright):
+            # chosen by one half of the rows and measured on the other, or noise would be chosen as light
+            found = _kind(light, kind[::-1] & np.isfinite(light), v, basis, (h, w))
+            if found:
+                system += found[0]
+                slope += found[1]
+        system += 1e-9 * np.diag(np.diag(system))
+        if limits:
+            wish = shift + float(np.clip(np.linalg.solve(system, slope)[size], -_MOST_SHIFT, _MOST_SHIFT))
+            wish = min(max(wish, limits[0] - level), limits[1] - level)
+            slope -= system[:, size] * (wish - shift)
+            shift = wish
+        step = np.linalg.solve(system[:size, :size], slope[:size])
+        gain = gain + step
+        if np.abs(basis @ step).max() < _SETTLED:
+            break
+    if separation < SEPARATE:
+        log.info("CIDRE: cells and background cannot be told apart; sorted intensities decide alone")
+        return first
+    k = len(first.gain)
+    return _Surface(gain.reshape(k, k), first.offset + shift)
+
+
+def _bright(light: Array) -> tuple[NDArray[np.bool_], float]:
+    """Where light is over Otsu's threshold of its logarithm, and the share of the variance between the two sides."""
+    positive = light[light > 0]
+    if not len(positive):
+        return np.zeros(light.shape, bool), 0.0
+    with np.errstate(invalid="ignore"):
+        values = np.log(np.maximum(light, np.percentile(positive, 1)))
+    known = values[np.isfinite(values)]
+    total = float(known.var())
+    if total <= 1e-12:
+        return np.zeros(light.shape, bool), 0.0
+    counts, edges = np.histogram(known, 128)
+    below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
+    n, whole = float(counts.sum()), float(sums[-1])
+    between = (whole * below / n - sums[:-1]) ** 2 / (below * (n - below))
+    best = int(np.argmax(between))
+    return values > edges[best + 1], float(between[best]) / total
+
+
+def _kind(
+    light: Array, there: NDArray[np.bool_], v: Array, basis: Array, shape: tuple[int, int]
+) -> tuple[Array, Array] | None:
+    """Normal equations of the blocks of one kind, `there`; their residuals are relative to the level of the frame."""
+    level = np.full(light.shape[1], np.nan)
+    for k in np.flatnonzero(there.sum(axis=(0, 2)) >= _FEWEST_BLOCKS):
+        level[k] = np.median(light[:, k][there[:, k]])
+    used = level > 0
+    there = there & used[:, None]
+    if not there.any():
+        return None
+    level = np.where(used, level, 1.0)
+
+    def relative() -> Array:
+        return np.where(there, light / level[:, None] - 1.0, 0.0)
+
+    r = relative()
+    spread = max(1.4826 * float(np.median(np.abs(r[there]))), _LEAST_SCALE)
+    for _ in range(3):
+        weight = there * (FREEDOM + 1) / (FREEDOM + (r / spread) ** 2)
+        level = level * (1.0 + (weight * r).sum(axis=(0, 2)) / np.maximum(weight.sum(axis=(0, 2)), 1e-9))
+        r = relative()
+    weight = there * (FREEDOM + 1) / (FREEDOM + (r / spread) ** 2)
+    pulled, weight = (weight * r).sum(axis=0), weight.sum(axis=0)
+    by_offset = 1.0 / (v * level[:, None])
+    in_frame = np.maximum(weight.sum(axis=1), 1e-9)[:, None]
+    of_gain, of_offset = weight @ basis, (weight * by_offset).sum(axis=1)
+    design = np.column_stack([of_gain, of_offset])  # (frames, k + 1): what the level of a frame takes up
+    cross = basis.T @ (weight * by_offset).sum(axis=0)
+    own = np.block([
+        [basis.T @ (weight.sum(axis=0)[:, None] * basis), cross[:, None]],
+        [cross[None], np.array([[(weight * by_offset**2).sum()]])],
+    ])  # fmt: skip
+    slope = np.append(basis.T @ pulled.sum(axis=0), (pulled * by_offset).sum())
+    share = 1.0 / (2 * spread**2 * _piece(pulled.reshape(-1, *shape)))
+    return share * (own - design.T @ (design / in_frame)), share * (
+        slope - design.T @ (pulled.sum(axis=1) / in_frame[:, 0])
+    )
+
+
+def _piece(pulled: Array) -> float:
+    """Blocks that one independent piece covers: how much larger sums vary than those of independent blocks."""
+    n, h, w = pulled.shape
+    a, b = max(h // 4, 1), max(w // 4, 1)
+    parts = pulled[:, : h // a * a, : w // b * b].reshape(n, h // a, a, w // b, b)
+    squares = float((parts**2).sum())
+    return max(float((parts.sum(axis=(2, 4)) ** 2).sum()) / squares, 1.0) if squares > 0 else 1.0
 
 
 def _lbfgs(energy: Callable[[Array], tuple[float, Array]], first: Array, bounds: list[Any]) -> Array:
