@@ -15,13 +15,6 @@ from cellweave.representations import WatershedEnergy
 from cellweave.representations.boxes import non_maximum_suppression
 from cellweave.train import Example
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-
 
 @pytest.fixture
 def floods() -> ModuleType:

@@ -14,13 +14,6 @@ from cellweave.core.labels import diameters
 from cellweave.models import Segmenter
 from cellweave.representations import DiffusionFlows
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-
 
 @pytest.fixture
 def images() -> ModuleType:

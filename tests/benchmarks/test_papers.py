@@ -12,13 +12,6 @@ from cellweave.core.image import Image
 from cellweave.core.labels import median_diameter
 from cellweave.train import Example, TrainConfig
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-
 
 @pytest.fixture
 def trainings() -> ModuleType:

@@ -12,13 +12,6 @@ from cellweave.core.image import Image
 from cellweave.core.points import DEBRIS, LIVE, Points
 from cellweave.train import Example
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
-
 
 @pytest.fixture
 def trainings() -> ModuleType:

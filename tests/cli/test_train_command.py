@@ -110,7 +110,7 @@ def test_resume_and_other_options(run_cli: Run, data: Path, tmp_path: Path) -> N
         (["--crop", "50"], "crop is 50; it must be a multiple of 16"),
         (["--batch-size", "0"], "batch_size is 0; it must be a whole number from 1"),
         (["--accumulate", "0"], "accumulate is 0"),
-        (["--recipe", "adam"], "recipe is 'adam'; choose from adamw, sgd"),
+        (["--recipe", "lion"], "recipe is 'lion'; choose from adamw, sgd"),
         (["--net", "UNet"], "net is 'UNet'; choose from FastUNet, CellposeUNet"),
         (["--representation", "Boxes"], "representation is 'Boxes'"),
         (["--learning-rate", "-1"], "learning_rate is -1.0"),

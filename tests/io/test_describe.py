@@ -63,14 +63,18 @@ def test_public_names() -> None:
         "describe",
         "read_annotations",
         "read_image",
+        "read_label_film",
         "read_labels",
         "read_points",
         "read_seg_npy",
         "read_table",
         "render_overlay",
+        "render_points",
+        "write_label_film",
         "write_labels",
         "write_overlay",
         "write_points",
+        "write_points_overlay",
         "write_table",
     ]
 

@@ -655,7 +655,7 @@ def test_fine_tuning_starts_at_a_tenth_of_the_rate(tmp_path: Path) -> None:
         {"crop": 100},
         {"crop": 16},
         {"crop": 64.0},
-        {"recipe": "adam"},
+        {"recipe": "lion"},
         {"net": "ResNet"},
         {"representation": "Boxes"},
         {"learning_rate": 0},
