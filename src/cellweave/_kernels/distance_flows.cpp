@@ -1,4 +1,5 @@
 // A smooth distance field in each object, its gradient, and cells from where pixels go along it (Cutler et al. 2022).
+#include <array>
 #include <cmath>
 
 #include "flows.hpp"
@@ -59,7 +60,10 @@ static void mirror(DistanceField& f) {
   if (f.mirror_bottom) std::copy_n(d + f.at(f.height - 1, -1), f.stride, d + f.at(f.height, -1));
 }
 
-static void solve(const int32_t* labels, int64_t image_height, int64_t image_width, int32_t id, const DistanceBox& box,
+// The distances within `box` of the pixels for which inside(pixel of the image) holds. `open`: whether the region goes on
+// beyond the box at its top, bottom, left and right; it goes on as in a mirror there.
+template <typename Inside>
+static void solve(const DistanceBox& box, int64_t image_width, const std::array<bool, 4>& open, const Inside& inside,
                   DistanceField& f) {
   f.height = box.y1 - box.y0, f.width = box.x1 - box.x0, f.stride = f.width + 2;
   const int64_t size = (f.height + 2) * f.stride;
@@ -68,13 +72,13 @@ static void solve(const int32_t* labels, int64_t image_height, int64_t image_wid
   int64_t count = 0;
   for (int64_t y = 0; y < f.height; ++y)
     for (int64_t x = 0; x < f.width; ++x)
-      if (labels[(box.y0 + y) * image_width + box.x0 + x] == id) {
+      if (inside((box.y0 + y) * image_width + box.x0 + x)) {
         f.inside[f.at(y, x)] = 1, f.last[y] = x + 1, ++count;
         if (f.first[y] > x) f.first[y] = x;
       }
-  const bool alone = count == image_height * image_width;  // mirrored, it would have no border at all
-  f.mirror_top = !alone && box.y0 == 0, f.mirror_bottom = !alone && box.y1 == image_height;
-  f.mirror_left = !alone && box.x0 == 0, f.mirror_right = !alone && box.x1 == image_width;
+  const bool endless = count == f.height * f.width && open[0] && open[1] && open[2] && open[3];
+  f.mirror_top = !endless && open[0], f.mirror_bottom = !endless && open[1];
+  f.mirror_left = !endless && open[2], f.mirror_right = !endless && open[3];
   // From below every value only grows, by at most the distance of a step in a sweep: the sweeps end.
   for (int changed = 1; changed;) {
     changed = 0;
@@ -98,21 +102,29 @@ static void flow_at(const DistanceField& f, int64_t i, float& dy, float& dx) {
   dy /= length, dx /= length;
 }
 
+static bool boundary_at(const DistanceField& f, int64_t i) {
+  const float* d = f.now.data();
+  return d[i - f.stride] == 0 || d[i + f.stride] == 0 || d[i - 1] == 0 || d[i + 1] == 0;
+}
+
 // Calls visit(object, field of the object) for objects 1..n.
 template <typename Visit>
 static void visit_fields(const array_in<int32_t, 2>& labels, const array_in<int32_t, 2>& boxes, int threads,
                          const Visit& visit) {
   const auto* box = reinterpret_cast<const DistanceBox*>(boxes.data());
+  const int64_t height = labels.shape(0), width = labels.shape(1);
   const int64_t n = boxes.shape(0), grain = std::max<int64_t>(1, std::min<int64_t>(16, n / 32));
   parallel_for(n, grain, threads, [&](int64_t begin, int64_t end) {
     DistanceField field;
     for (int64_t k = begin; k < end; ++k) {
-      if (box[k].y1 <= box[k].y0) continue;
-      solve(labels.data(), labels.shape(0), labels.shape(1), static_cast<int32_t>(k + 1), box[k], field);
+      const DistanceBox& b = box[k];
+      if (b.y1 <= b.y0) continue;
+      solve(b, width, {b.y0 == 0, b.y1 == height, b.x0 == 0, b.x1 == width},
+            [&](int64_t pixel) { return labels.data()[pixel] == k + 1; }, field);
       for (int64_t y = 0; y < field.height; ++y)
         for (int64_t x = field.first[y]; x < field.last[y]; ++x)
           if (const int64_t i = field.at(y, x); field.inside[i] > 0)
-            visit(k, field, i, (box[k].y0 + y) * static_cast<int64_t>(labels.shape(1)) + box[k].x0 + x);
+            visit(k, field, i, (b.y0 + y) * width + b.x0 + x);
     }
   });
 }
@@ -134,8 +146,7 @@ void distance_maps(array_in<int32_t, 2> labels, array_in<int32_t, 2> boxes, arra
   visit_fields(labels, boxes, threads, [&](int64_t, const DistanceField& f, int64_t i, int64_t pixel) {
     flow_at(f, i, flow_y[pixel], flow_x[pixel]);
     probability[pixel] = 1;
-    const float* d = f.now.data();
-    boundary[pixel] = d[i - f.stride] == 0 || d[i + f.stride] == 0 || d[i - 1] == 0 || d[i + 1] == 0;
+    boundary[pixel] = boundary_at(f, i);
   });
 }
 
@@ -268,46 +279,45 @@ int32_t cluster_ends(array_in<int32_t, 2> ends, int enough, array_out<int32_t, 2
   return clusters;
 }
 
-// What pairs of pixels of two clusters that touch say for a border between them: `evidence` of `weight`. Both are sums of
-// whole numbers, so that they have no order.
-constexpr int64_t kWhole = 1 << 12;
-// This weight without evidence is added to every contact, so that one of few pixels needs more of it to be a border.
-constexpr int64_t kPrior = kWhole;
+// Two clusters of which some pixels touch, the box of these pixels, and what the maps there say for a border: from 0 where
+// they are those of one cell to 1 where they are those of two.
 struct Contact {
-  int64_t pair, evidence, weight;
+  int32_t low, high;
+  DistanceBox box;
+  double evidence = 0;
 };
 
-// All pairs of clusters that touch. Evidence of two pixels is half the speed at which their flows part, times the lower
-// of their boundary probabilities, which is their weight, too, but at least 1/2.
+// All pairs of clusters that touch.
 static std::vector<Contact> find_contacts(const FlowMaps& f, const int32_t* label, int threads) {
   constexpr int64_t kRows = 32;
   std::vector<std::vector<Contact>> found((f.height + kRows - 1) / kRows);
   auto gather = [](std::vector<Contact>& contacts) {
-    std::sort(contacts.begin(), contacts.end(), [](const Contact& a, const Contact& b) { return a.pair < b.pair; });
+    std::sort(contacts.begin(), contacts.end(), [](const Contact& a, const Contact& b) {
+      return std::pair(a.low, a.high) < std::pair(b.low, b.high);
+    });
     size_t kept = 0;
-    for (size_t k = 0; k < contacts.size(); ++k)
-      if (kept > 0 && contacts[kept - 1].pair == contacts[k].pair)
-        contacts[kept - 1].evidence += contacts[k].evidence, contacts[kept - 1].weight += contacts[k].weight;
-      else
-        contacts[kept++] = contacts[k];
+    for (const Contact& c : contacts)
+      if (kept > 0 && contacts[kept - 1].low == c.low && contacts[kept - 1].high == c.high) {
+        DistanceBox& b = contacts[kept - 1].box;
+        b = {std::min(b.y0, c.box.y0), std::min(b.x0, c.box.x0), std::max(b.y1, c.box.y1), std::max(b.x1, c.box.x1)};
+      } else {
+        contacts[kept++] = c;
+      }
     contacts.resize(kept);
   };
-  auto unit = [](float value) { return std::min(std::max(value, 0.0f), 1.0f); };
   parallel_for(f.height, kRows, threads, [&](int64_t begin, int64_t end) {
     auto& contacts = found[begin / kRows];
-    auto look = [&](int64_t p, int64_t q, const float* along) {
-      if (label[p] == 0 || label[q] == 0 || label[p] == label[q]) return;
-      const float parting = unit(0.5f * (along[q] - along[p]));
-      const float both = unit(std::min(f.boundary[p], f.boundary[q]));
-      const int64_t low = std::min(label[p], label[q]), high = std::max(label[p], label[q]);
-      contacts.push_back({(low << 32) + high, static_cast<int64_t>(parting * both * kWhole + 0.5f),
-                          static_cast<int64_t>(std::max(both, 0.5f) * kWhole + 0.5f)});
+    auto look = [&](int64_t y, int64_t x, int64_t v, int64_t u) {
+      const int32_t one = label[y * f.width + x], other = label[v * f.width + u];
+      if (one == 0 || other == 0 || one == other) return;
+      const DistanceBox box{static_cast<int32_t>(y), static_cast<int32_t>(x), static_cast<int32_t>(v + 1),
+                            static_cast<int32_t>(u + 1)};
+      contacts.push_back({std::min(one, other), std::max(one, other), box});
     };
     for (int64_t y = begin; y < end; ++y)
       for (int64_t x = 0; x < f.width; ++x) {
-        const int64_t i = y * f.width + x;
-        if (x + 1 < f.width) look(i, i + 1, f.dx);
-        if (y + 1 < f.height) look(i, i + f.width, f.dy);
+        if (x + 1 < f.width) look(y, x, y, x + 1);
+        if (y + 1 < f.height) look(y, x, y + 1, x);
       }
     gather(contacts);
   });
@@ -317,9 +327,77 @@ static std::vector<Contact> find_contacts(const FlowMaps& f, const int32_t* labe
   return all;
 }
 
+// What is around a contact, as far as it matters for the maps there.
+constexpr int32_t kAround = 4;
+
+// Squared difference, at these pixels of the image, between the maps and those of a region of `box` that goes on beyond it.
+template <typename Inside>
+static double difference(const FlowMaps& f, const DistanceBox& box, const std::vector<int64_t>& pixels,
+                         const Inside& inside, DistanceField& field) {
+  solve(box, f.width, {true, true, true, true}, inside, field);
+  double sum = 0;
+  for (const int64_t pixel : pixels) {
+    const int64_t at = field.at(pixel / f.width - box.y0, pixel % f.width - box.x0);
+    float dy, dx;
+    flow_at(field, at, dy, dx);
+    const float own[3] = {dy, dx, static_cast<float>(boundary_at(field, at))};
+    const float found[3] = {f.dy[pixel], f.dx[pixel], f.boundary[pixel]};
+    for (int k = 0; k < 3; ++k) {
+      const double apart = double(std::min(std::max(found[k], -1.0f), 1.0f)) - own[k];
+      sum += apart * apart;
+    }
+  }
+  return sum;
+}
+
+// How much the maps at the pixels that touch differ from those of one cell, over that and how much they do from those of
+// two: 0 to 1. Other clusters there may be parts of these cells or not, whichever tells the maps better.
+static double evidence_of(const FlowMaps& f, const int32_t* label, const Contact& c, DistanceField& field) {
+  const int32_t height = static_cast<int32_t>(f.height), width = static_cast<int32_t>(f.width);
+  const DistanceBox box{std::max(0, c.box.y0 - kAround), std::max(0, c.box.x0 - kAround),
+                        std::min(height, c.box.y1 + kAround), std::min(width, c.box.x1 + kAround)};
+  std::vector<int64_t> low, high;
+  bool others = false;
+  for (int32_t y = box.y0; y < box.y1; ++y)
+    for (int32_t x = box.x0; x < box.x1; ++x) {
+      const int64_t i = static_cast<int64_t>(y) * width + x;
+      const bool is_low = label[i] == c.low;
+      if (!is_low && label[i] != c.high) {
+        others |= label[i] != 0;
+        continue;
+      }
+      const int32_t other = is_low ? c.high : c.low;
+      if ((y > 0 && label[i - width] == other) || (y + 1 < height && label[i + width] == other) ||
+          (x > 0 && label[i - 1] == other) || (x + 1 < width && label[i + 1] == other))
+        (is_low ? low : high).push_back(i);
+    }
+  auto of_cell = [&](const std::vector<int64_t>& pixels, const auto& alone, const auto& with_others) {
+    const double found = difference(f, box, pixels, alone, field);
+    return others ? std::min(found, difference(f, box, pixels, with_others, field)) : found;
+  };
+  auto of_part = [&](const std::vector<int64_t>& pixels, int32_t id, int32_t other) {
+    return of_cell(pixels, [&](int64_t i) { return label[i] == id; },
+                   [&](int64_t i) { return label[i] != 0 && label[i] != other; });
+  };
+  const double two = of_part(low, c.low, c.high) + of_part(high, c.high, c.low);
+  low.insert(low.end(), high.begin(), high.end());
+  const double one = of_cell(low, [&](int64_t i) { return label[i] == c.low || label[i] == c.high; },
+                             [&](int64_t i) { return label[i] != 0; });
+  return one + two > 0 ? one / (one + two) : 0;
+}
+
+static std::vector<Contact> weighed_contacts(const FlowMaps& f, const int32_t* label, int threads) {
+  std::vector<Contact> contacts = find_contacts(f, label, threads);
+  parallel_for(contacts.size(), 8, threads, [&](int64_t begin, int64_t end) {
+    DistanceField field;
+    for (int64_t k = begin; k < end; ++k) contacts[k].evidence = evidence_of(f, label, contacts[k], field);
+  });
+  return contacts;
+}
+
 // Join clusters 1..n that touch without a border between them, in place. First each cluster of fewer than `min_size`
-// pixels joins the larger one to which the evidence of a border is least, if it is under 2 `evidence`; then all that touch
-// with less than `evidence` are one.
+// pixels joins the larger one to which the evidence of a border is least, if it is nearer to `evidence` than to 1; then
+// all that touch with less than `evidence` are one.
 void join_clusters(array_in<float, 3> maps, float threshold, int min_size, float evidence, int32_t n,
                    array_out<int32_t, 2> labels, int threads) {
   require_length(maps, 0, 4), require_same_size(maps, 1, labels, 0);
@@ -334,22 +412,16 @@ void join_clusters(array_in<float, 3> maps, float threshold, int min_size, float
   };
   std::vector<int64_t> size(n + 1, 0);
   for (int64_t i = 0; i < f.size(); ++i) ++size[label[i]];
-  std::vector<Contact> best(n + 1, {0, 1, 1});
-  for (const Contact& c : find_contacts(f, label, threads)) {
-    const int32_t ids[2] = {static_cast<int32_t>(c.pair >> 32), static_cast<int32_t>(c.pair & 0x7fffffff)};
-    for (int k = 0; k < 2; ++k) {
-      const int32_t small = ids[k], large = ids[1 - k];
-      if (size[small] >= min_size || size[large] < min_size) continue;
-      Contact& b = best[small];
-      if (c.evidence * b.weight < b.evidence * c.weight) b = {large, c.evidence, c.weight};
-    }
-  }
-  const auto limit = [&](float part, const Contact& c) { return c.evidence < part * (c.weight + kPrior); };
-  for (int32_t k = 0; k <= n; ++k) to[k] = best[k].pair && limit(2 * evidence, best[k]) ? best[k].pair : k;
+  for (int32_t k = 0; k <= n; ++k) to[k] = k;
+  std::vector<double> least(n + 1, (1 + evidence) / 2);
+  for (const Contact& c : weighed_contacts(f, label, threads))
+    for (const auto& [small, large] : {std::pair(c.low, c.high), std::pair(c.high, c.low)})
+      if (size[small] < min_size && size[large] >= min_size && c.evidence < least[small])
+        least[small] = c.evidence, to[small] = large;
   apply();
   Sets sets(n + 1);
-  for (const Contact& c : find_contacts(f, label, threads))
-    if (limit(evidence, c)) sets.join(static_cast<int32_t>(c.pair >> 32), static_cast<int32_t>(c.pair & 0x7fffffff));
+  for (const Contact& c : weighed_contacts(f, label, threads))
+    if (c.evidence < evidence) sets.join(c.low, c.high);
   for (int32_t k = 0; k <= n; ++k) to[k] = sets.find(k);
   apply();
 }

@@ -35,9 +35,9 @@ class DistanceFlows(Representation):
     steps
         Steps of a pixel along the flow; step t is ``1 / (1 + t)`` px long, so that 5 make 2.3 px.
     border_evidence
-        Clusters of path ends whose pixels touch are one cell where the mean evidence of a border between them is lower:
-        half the speed at which flows part there, times the boundary probability, one pair of pixels without evidence
-        being added. 0 joins none.
+        Clusters of path ends whose pixels touch are one cell where the maps of these pixels say less for a border:
+        their squared difference from the maps of one cell, over that and their difference from the maps of two, which
+        is 0 where they are those of one cell and 1 where they are those of two. 0 joins none.
     min_size
         Objects with fewer pixels are dropped, unless they join another.
 
@@ -53,14 +53,13 @@ class DistanceFlows(Representation):
     distance map. Deviations from Cutler et al.: see `smooth_distance`; gradients shorter than 1/2, on middle lines,
     keep their proportion (a flow is the gradient over its length or 1/2, whichever is larger), since their direction
     says little; path ends are clustered on a grid of half pixels, within sqrt(5) / 2 px; paths have few steps, enough
-    to part neighbours; clusters that touch without a border, as at the neck of a cell, are joined, and so may cells be
-    that touch at one pair of pixels only;
+    to part neighbours; clusters that touch without a border, as at the neck of a cell, are joined;
     Omnipose's package counts pixels with one of eight neighbours outside to the boundary.
     """
 
     probability_threshold: float = 0.5
     steps: int = 5
-    border_evidence: float = 0.12
+    border_evidence: float = 0.3
     min_size: int = 15
 
     map_names: ClassVar[tuple[str, ...]] = ("flow_y", "flow_x", "probability", "boundary")
