@@ -78,8 +78,11 @@ def count(labels: Labels) -> int:
 @settings(max_examples=25)
 @given(PICTURES)
 def test_decoding_gives_the_labels_back(labels: Labels) -> None:
-    """Every object, with at least 99 of 100 pixels."""
-    assert match(labels, again(labels), iou=0.99).f1 == 1 or not labels.any()
+    """Every object, but for pixels whose paths end apart from all others and that are too few for an object."""
+    found = again(labels)
+    assert match(labels, found, iou=0.95).f1 == 1 or not labels.any()
+    lost = np.bincount(labels[found == 0], minlength=2)[1:]
+    assert (lost < DistanceFlows().min_size).all()
 
 
 @pytest.mark.parametrize("recipe", ["bacteria", "filaments", "nuclei", "membranes", "yeast", "phase_contrast"])

@@ -386,8 +386,14 @@ static double evidence_of(const FlowMaps& f, const int32_t* label, const Contact
   return one + two > 0 ? one / (one + two) : 0;
 }
 
-static std::vector<Contact> weighed_contacts(const FlowMaps& f, const int32_t* label, int threads) {
+// Contacts between the clusters for which wanted(low, high) holds, and their evidence.
+template <typename Wanted>
+static std::vector<Contact> weighed_contacts(const FlowMaps& f, const int32_t* label, int threads,
+                                             const Wanted& wanted) {
   std::vector<Contact> contacts = find_contacts(f, label, threads);
+  contacts.erase(std::remove_if(contacts.begin(), contacts.end(),
+                                [&](const Contact& c) { return !wanted(c.low, c.high); }),
+                 contacts.end());
   parallel_for(contacts.size(), 8, threads, [&](int64_t begin, int64_t end) {
     DistanceField field;
     for (int64_t k = begin; k < end; ++k) contacts[k].evidence = evidence_of(f, label, contacts[k], field);
@@ -414,13 +420,15 @@ void join_clusters(array_in<float, 3> maps, float threshold, int min_size, float
   for (int64_t i = 0; i < f.size(); ++i) ++size[label[i]];
   for (int32_t k = 0; k <= n; ++k) to[k] = k;
   std::vector<double> least(n + 1, (1 + evidence) / 2);
-  for (const Contact& c : weighed_contacts(f, label, threads))
-    for (const auto& [small, large] : {std::pair(c.low, c.high), std::pair(c.high, c.low)})
-      if (size[small] < min_size && size[large] >= min_size && c.evidence < least[small])
-        least[small] = c.evidence, to[small] = large;
+  const auto is_small = [&](int32_t k) { return size[k] < min_size; };
+  const auto one_is = [&](int32_t a, int32_t b) { return is_small(a) != is_small(b); };
+  for (const Contact& c : weighed_contacts(f, label, threads, one_is)) {
+    const auto [small, large] = is_small(c.low) ? std::pair(c.low, c.high) : std::pair(c.high, c.low);
+    if (c.evidence < least[small]) least[small] = c.evidence, to[small] = large;
+  }
   apply();
   Sets sets(n + 1);
-  for (const Contact& c : weighed_contacts(f, label, threads))
+  for (const Contact& c : weighed_contacts(f, label, threads, [](int32_t, int32_t) { return true; }))
     if (c.evidence < evidence) sets.join(c.low, c.high);
   for (int32_t k = 0; k <= n; ++k) to[k] = sets.find(k);
   apply();
