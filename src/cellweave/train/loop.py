@@ -83,9 +83,9 @@ def fit(
     stream: Stream | None = None,
     resume: bool = False,
 ) -> None:
-    """Train `net` and leave it with the averaged weights of the best epoch (least validation loss).
+    """Train `net` and leave it with the averaged weights of the epoch with the least validation loss.
 
-    The weights that are judged and kept are an exponential moving average of those trained. Every epoch writes a row
+    Without validation samples it is the last epoch. The weights that are judged and kept are an exponential moving average of those trained. Every epoch writes a row
     of `log.csv` (and TensorBoard events where that package is installed) and, when it is the best so far, `best.pt`;
     `checkpoint.pt` is written every epoch and every two minutes. With `resume`, training goes on at the step of the
     checkpoint; because each batch depends on the seed and its own number only, the result is that of an unbroken run.
@@ -132,17 +132,16 @@ def fit(
                 "resume with as many, or start a new run in another folder"
             )
         _train_epoch(run, source, config, epoch, steps)
-        mean = run.state.loss_sum / steps
-        judged = mean
-        if fixed:
+        judged = -math.inf
+        if validation is not None:
             tell = partial(report, "training", (epoch + 1) * steps, config.epochs * steps)
-            judged = _validate(run.averaged, representation, fixed, device, tell)
-        judged = ranks.from_first(judged, device)
-        _check(judged, epoch, config)
-        if judged < run.state.best_loss:
+            judged = _validate(run.averaged, representation, fixed, device, tell) if fixed else 0.0
+            judged = ranks.from_first(judged, device)
+            _check(judged, epoch, config)
+        if validation is None or judged < run.state.best_loss:
             run.state.best_loss, run.state.best_epoch = judged, epoch + 1
             save_weights(config.out / BEST, run.averaged.state_dict())
-        row = _row(run, config, epoch, steps, mean, judged)
+        row = _row(run, config, epoch, steps, judged)
         run.state.next_epoch()
         if ranks.rank() == 0:
             _append(config.out / LOG, row)
@@ -157,7 +156,7 @@ def fit(
 
 
 def best_weights(out: Path) -> dict[str, torch.Tensor]:
-    """The weights of the best epoch of the run in `out`."""
+    """The weights that the run in `out` keeps: those of its best epoch, or of its last one without validation."""
     weights: dict[str, torch.Tensor] = torch.load(out / BEST, map_location="cpu", weights_only=True)
     return weights
 
@@ -207,8 +206,9 @@ def _train_epoch(run: _Run, source: Source, config: TrainConfig, epoch: int, ste
 def _note(run: _Run, config: TrainConfig, epoch: int, steps: int) -> str:
     done = run.state.step - epoch * steps
     rate, waited = _throughput(run, config, done)
+    best = f"best {run.state.best_loss:.3f} " if math.isfinite(run.state.best_loss) else ""
     return (
-        f"epoch {epoch + 1}/{config.epochs} loss {run.state.loss_sum / done:.3f} best {run.state.best_loss:.3f} "
+        f"epoch {epoch + 1}/{config.epochs} loss {run.state.loss_sum / done:.3f} {best}"
         f"{rate:.0f} patches/s, data wait {waited:.0f} %"
     )
 
@@ -220,12 +220,12 @@ def _throughput(run: _Run, config: TrainConfig, steps: int) -> tuple[float, floa
     return patches / seconds, 100 * run.state.waited / seconds
 
 
-def _row(run: _Run, config: TrainConfig, epoch: int, steps: int, mean: float, judged: float) -> dict[str, Any]:
+def _row(run: _Run, config: TrainConfig, epoch: int, steps: int, judged: float) -> dict[str, Any]:
     rate, waited = _throughput(run, config, steps)
     return {
         "epoch": epoch + 1,
-        "training_loss": round(mean, 5),
-        "validation_loss": round(judged, 5),
+        "training_loss": round(run.state.loss_sum / steps, 5),
+        "validation_loss": round(judged, 5) if math.isfinite(judged) else None,
         "learning_rate": run.optimiser.param_groups[0]["lr"],
         "seconds": round(run.state.seconds, 2),
         "patches_per_second": round(rate, 2),
@@ -379,7 +379,8 @@ class _Events:
         if self._writer is not None:
             try:
                 for name in ("training_loss", "validation_loss", "learning_rate", "patches_per_second"):
-                    self._writer.add_scalar(name, row[name], row["epoch"])
+                    if row[name] is not None:
+                        self._writer.add_scalar(name, row[name], row["epoch"])
                 self._writer.flush()
             except OSError as error:
                 self._give_up(error)
