@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellweave.core.errors import InputError, ReadError
 from cellweave.core.image import Image
 from cellweave.io import read_image
-from cellweave.prep import FlatField, corrected, estimate_field, flatfield, reference_field
+from cellweave.prep import FlatField, corrected, empty_channels, estimate_field, flatfield, reference_field
 from cellweave.prep.flatfield import read_frames
 
 
@@ -108,11 +108,26 @@ def test_any_region_of_any_axes_equals_the_whole(axes: str, planes: int) -> None
 
 
 def test_only_the_region_is_read() -> None:
-    spy = Spy(np.ones((2, 60, 80), np.uint16))
+    spy = Spy(np.arange(2 * 60 * 80, dtype=np.uint16).reshape(2, 60, 80))
     image = corrected(Image(spy), a_field())
     assert spy.most == 0
     assert image.read(slice(5, 10), slice(3, 9)).shape == (2, 5, 6)
     assert spy.most == 2 * 5 * 6
+
+
+@pytest.mark.parametrize("keep_dtype", [False, True])
+def test_a_channel_without_signal_stays_without(keep_dtype: bool) -> None:
+    """Also where a region of a channel with signal is even, and in films."""
+    pixels = np.full((2, 2, 60, 80), 700, np.uint16)
+    pixels[0, 0, -1, -1] = 900
+    image = corrected(Image(pixels, "TCYX"), a_field(), keep_dtype=keep_dtype)
+    assert [empty_channels(image.plane(t=t)) for t in (0, 1)] == [{1}, {0, 1}]
+    assert np.array_equal(image.data[1, 1], pixels[1, 1])
+    assert np.array_equal(image.data[0, :, :20], np.asarray(image)[0, :, :20])
+    assert np.ptp(image.data[0, 0, :20]) > 10
+    holed = np.full((2, 60, 80), np.nan)
+    holed[0, 3, 3] = 7
+    assert empty_channels(corrected(Image(holed), a_field())) == {0, 1}
 
 
 def test_image_keeps_its_facts(tmp_path: Path) -> None:

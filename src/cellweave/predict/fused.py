@@ -18,10 +18,8 @@ from cellweave.models import Choice, Key, ModelSet, Segmenter
 from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, same, spoken
 from cellweave.predict.maps import as_plane, estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, check_confidence, parse_diameter, without_doubtful
-from cellweave.prep import Channels
+from cellweave.prep import Channels, empty_channels
 from cellweave.representations.base import Maps
-
-_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ def find_raters(image: Image, model_set: ModelSet, object: str, cell_line: str) 
     """
     reporters = model_set.reporters(object, cell_line)
     where = image.source or "the image"
-    empty = _empty_channels(image)
+    empty = empty_channels(image)
     raters: list[Rater] = []
     no_model, without_signal = [], []
     for channel, name in enumerate(image.channel_names):
@@ -353,14 +351,15 @@ def _estimated(seen: Sequence[tuple[Image, Channels, Segmenter]], device: str) -
 def _view(image: Image, rater: Rater, model: Segmenter) -> tuple[Image, Channels]:
     """What the model of a rater sees, and by which policy: the channels that its own may name are not there."""
     if rater.channel is None:
-        empty = _empty_channels(image)
+        empty = empty_channels(image)
         lit = [channel for channel in range(image.n_channels) if channel not in empty]
-        return replace(_with_channels(image, lit), color=True), Channels("gray")  # the mean, each normalised before
+        return replace(with_channels(image, lit), color=True), Channels("gray")  # the mean, each normalised before
     own = model.channels.policy
-    return _with_channels(image, [rater.channel]), Channels(own if own in ("merged", "color") else "gray")
+    return with_channels(image, [rater.channel]), Channels(own if own in ("merged", "color") else "gray")
 
 
-def _with_channels(image: Image, channels: Sequence[int]) -> Image:
+def with_channels(image: Image, channels: Sequence[int]) -> Image:
+    """Some channels of a (C, Y, X) image, in this order; pixels are read when they are indexed."""
     return replace(
         image,
         data=_Channels(image.data, tuple(channels)),
@@ -382,21 +381,3 @@ class _Channels:
         if isinstance(key[0], int):
             return self._data[self._channels[key[0]], *key[1:]]
         return np.stack([self._data[channel, *key[1:]] for channel in self._channels[key[0]]])
-
-
-def _empty_channels(image: Image) -> set[int]:
-    """Channels in which no two finite pixels differ; rows are read until two are found."""
-    empty = set(range(image.n_channels))
-    seen = np.full(image.n_channels, np.nan)
-    for start in range(0, image.height, _ROWS):
-        pixels = image.read(slice(start, start + _ROWS))
-        for channel in sorted(empty):
-            values = pixels[channel][np.isfinite(pixels[channel])]
-            if values.size:
-                first = seen[channel] if np.isfinite(seen[channel]) else values[0]
-                seen[channel] = first
-                if (values != first).any():
-                    empty.discard(channel)
-        if not empty:
-            break
-    return empty

@@ -1,6 +1,6 @@
 """From the file's pixels to what a net expects: channels, intensities, size. Arrays in, arrays out."""
 
-from cellweave.prep.channels import Channels
+from cellweave.prep.channels import Channels, empty_channels
 from cellweave.prep.cidre import cidre
 from cellweave.prep.clahe import clahe, equalised
 from cellweave.prep.flatfield import FlatField, corrected, estimate_field, reference_field
@@ -17,6 +17,7 @@ __all__ = [
     "cidre",
     "clahe",
     "corrected",
+    "empty_channels",
     "equalised",
     "estimate_field",
     "measure_scaling",

@@ -14,6 +14,7 @@ from cellweave.core.image import Image
 Policy = Literal["auto", "gray", "pair", "green-blue", "merged", "color"]
 _ALLOWED = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2), "color": (0, 1, 2, 3)}
 """How many channels may be named with each policy."""
+_ROWS = 64
 _REMEDY = (
     "choose with channels=, or --channels on the command line: 'gray' (or 'gray:NAME'), "
     "'CYTOPLASM,NUCLEUS' (names or numbers from 1), 'green-blue', or 'merged:A,B'"
@@ -167,3 +168,21 @@ def apply_weights(pixels: NDArray[Any], weights: NDArray[np.float32]) -> NDArray
         for channel in np.flatnonzero(row):
             plane += row[channel] * pixels[channel]
     return planes
+
+
+def empty_channels(image: Image) -> set[int]:
+    """Channels of a (C, Y, X) image in which no two finite pixels differ; rows are read until two are found."""
+    empty = set(range(image.n_channels))
+    seen = np.full(image.n_channels, np.nan)
+    for start in range(0, image.height, _ROWS):
+        pixels = image.read(slice(start, start + _ROWS))
+        for channel in sorted(empty):
+            values = pixels[channel][np.isfinite(pixels[channel])]
+            if values.size:
+                first = seen[channel] if np.isfinite(seen[channel]) else values[0]
+                seen[channel] = first
+                if (values != first).any():
+                    empty.discard(channel)
+        if not empty:
+            break
+    return empty

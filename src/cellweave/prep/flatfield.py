@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError, ReadError
 from cellweave.core.files import atomic_path
-from cellweave.core.image import Image, PixelArray
+from cellweave.core.image import Image
 from cellweave.core.progress import report
+from cellweave.prep.channels import empty_channels
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,8 @@ def corrected(image: Image, field: FlatField, *, keep: Keep = "zero-light", keep
     ----------
     image
         Any axes; Y, X as the field, and C as well where the field has channels. Every time and depth gets the same
-        correction.
+        correction. A channel in which no two finite pixels differ stays as it is: nothing was recorded there, and it
+        should be known as such.
     field
         Its gain v and offset z.
     keep
@@ -174,21 +176,26 @@ def corrected(image: Image, field: FlatField, *, keep: Keep = "zero-light", keep
         )
     facts = image.facts | {"illumination": f"{field.facts.get('method', 'flat field')} {field.hash[:12]}"}
     dtype = image.dtype if keep_dtype else np.dtype(np.float32)
-    return replace(image, data=_Corrected(image.data, image.axes, field, keep, dtype), facts=facts, limits=None)
+    return replace(image, data=_Corrected(image, field, keep, dtype), facts=facts, limits=None)
 
 
 class _Corrected:
     """Lazy pixels of an image through a flat field."""
 
-    def __init__(self, data: PixelArray, axes: str, field: FlatField, keep: Keep, dtype: np.dtype[Any]) -> None:
-        self._data, self._axes, self._field, self._keep = data, axes, field, keep
-        self.shape, self.dtype = tuple(data.shape), dtype
+    def __init__(self, image: Image, field: FlatField, keep: Keep, dtype: np.dtype[Any]) -> None:
+        self._image, self._field, self._keep = image, field, keep
+        self.shape, self.dtype = image.shape, dtype
+        self._empty: dict[tuple[Any, ...], list[int]] = {}
 
     def __getitem__(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
         given = key if isinstance(key, tuple) else (key,)
         full = given + (slice(None),) * (len(self.shape) - len(given))
-        at = dict(zip(self._axes, full, strict=True))
-        pixels = np.asarray(self._data[full])
+        for i, axis in enumerate(self._image.axes):
+            if axis in "TZ" and isinstance(part := full[i], slice):
+                several = [self[(*full[:i], n, *full[i + 1 :])] for n in range(*part.indices(self.shape[i]))]
+                return np.stack(several, axis=sum(isinstance(k, slice) for k in full[:i]))
+        at = dict(zip(self._image.axes, full, strict=True))
+        pixels = np.asarray(self._image.data[full])
         gain, offset = (self._region(plane, at) for plane in (self._field.gain, self._field.offset))
         out = pixels.astype(np.float32)
         out -= offset
@@ -198,6 +205,9 @@ class _Corrected:
             out *= scale
             if self._keep == "zero-light":
                 out += shift
+        if any(map(_even, pixels if isinstance(at["C"], slice) else [pixels])):
+            empty = np.isin(np.arange(self._image.n_channels)[at["C"]], self._empty_at(at.get("T", 0), at.get("Z", 0)))
+            out[empty] = pixels[empty]
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
             exact = np.clip(np.rint(out.astype(np.float64)), limits.min, limits.max)
@@ -206,11 +216,21 @@ class _Corrected:
 
     def _region(self, plane: Floats, at: Mapping[str, int | slice]) -> Floats:
         """The part of a (C, Y, X) or (Y, X) plane (or of one value a channel) that broadcasts to the pixels at `at`."""
-        planes = np.broadcast_to(plane, [self.shape[self._axes.index(axis)] for axis in "CYX"])
-        part = planes[at["C"], at["Y"], at["X"]]
-        if isinstance(at["C"], slice) and isinstance(at.get("Z"), slice):
-            part = part[:, np.newaxis]  # (C, 1, Y, X): depths share the field
-        return part
+        planes = np.broadcast_to(plane, [self._image.size(axis) for axis in "CYX"])
+        return planes[at["C"], at["Y"], at["X"]]
+
+    def _empty_at(self, *at: Any) -> list[int]:
+        """Channels without signal at a time and depth."""
+        if at not in self._empty:
+            t, z = (n % self._image.size(axis) for n, axis in zip(at, "TZ", strict=True))
+            self._empty[at] = sorted(empty_channels(self._image.plane(t=t, z=z)))
+        return self._empty[at]
+
+
+def _even(pixels: NDArray[Any]) -> bool:
+    """Whether no two finite pixels differ."""
+    values = pixels[np.isfinite(pixels)]
+    return not (values != values[:1]).any()
 
 
 # --- fields from frames ---------------------------------------------------------------------------------------------
