@@ -381,7 +381,7 @@ class ModelSet:
 
 def same(a: str, b: str) -> bool:
     """Whether two names of reporters, channels or cell lines are the same up to case and spaces."""
-    return _plain(a) == _plain(b)
+    return plain(a) == plain(b)
 
 
 def spoken(method: str) -> str:
@@ -394,7 +394,8 @@ def is_model_set(folder: Path) -> bool:
     return (folder / SET).is_file()
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """What names that are the `same` share."""
     return "".join(name.casefold().split())
 
 
@@ -402,7 +403,7 @@ def _checked(key: Key) -> Key:
     if key.object not in OBJECTS:
         raise InputError(f"a model is for {' or '.join(OBJECTS)}, not for '{key.object}'")
     for what, name in (("cell line", key.cell_line), ("reporter", key.reporter)):
-        if not _plain(name) or not name.isprintable() or len(name) > 100 or "," in name:
+        if not plain(name) or not name.isprintable() or len(name) > 100 or "," in name:
             raise InputError(f"'{name}' cannot be the name of a {what}; use 1 to 100 printable characters, no comma")
     return key
 

@@ -15,7 +15,9 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels, diameters
 from cellweave.core.progress import report
 from cellweave.io import read_image, read_labels
-from cellweave.models.model_set import OBJECTS
+from cellweave.models.model_set import OBJECTS, plain
+from cellweave.predict.fused import with_channels
+from cellweave.prep import empty_channels
 from cellweave.train.pairs import DataReport, check_pairs, match_folders
 
 IMAGES = "images"
@@ -123,7 +125,7 @@ def _named(image: Image, reporters: Sequence[str]) -> Image:
             f"{', '.join(reporters)}"
         )
     names = tuple(name.strip() for name in reporters or image.channel_names)
-    if not all(names) or len({name.casefold() for name in names}) < len(names):
+    if not all(names) or len({plain(name) for name in names}) < len(names):
         raise InputError(
             f"{image.source or 'image'}: its channels are named {', '.join(map(repr, names))}; each needs a name of "
             "its own: save them in the file (OME-TIFF), or give them in their order: --reporters P1,P2,P3"
@@ -133,12 +135,9 @@ def _named(image: Image, reporters: Sequence[str]) -> Image:
 
 def _lit(image: Image) -> Image | None:
     """The channels in which two finite pixels differ; None where there is no such channel."""
-    pixels = image.read()
-    lit = [k for k, plane in enumerate(pixels) if len(np.unique(plane[np.isfinite(plane)])) > 1]
-    if len(lit) == image.n_channels:
-        return image
-    names = tuple(image.channel_names[k] for k in lit)
-    return replace(image, data=pixels[lit], axes="CYX", channel_names=names) if lit else None
+    empty = empty_channels(image)
+    lit = [channel for channel in range(image.n_channels) if channel not in empty]
+    return with_channels(image, lit) if lit else None
 
 
 def object_diameters(fields: Sequence[Field], name: str) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +21,8 @@ import numpy as np
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder, write_atomically
 from cellweave.core.image import Image
-from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, is_model_set
+from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, is_model_set, plain
+from cellweave.predict.fused import with_channels
 from cellweave.train.config import TrainConfig
 from cellweave.train.objects import Field, cell_line_folders, object_diameters, read_fields
 from cellweave.train.samples import Example
@@ -112,28 +114,31 @@ def trainings(
     """
     diameter = mean_diameter(fields[0], key.object)
     training, held_out = ([one for one in some if key.object in one.labels] for some in fields)
-    names = list(dict.fromkeys(name for one in training for name in one.reporters))
+    names = _spellings(training)
+
+    def by_reporter(some: list[Field]) -> dict[str, list[Example]]:
+        """Each channel as an image of its own."""
+        found: dict[str, list[Example]] = {}
+        for one in some:
+            for channel in one.reporters:
+                name, image = names.get(plain(channel), channel), single_channel(one.image, channel)
+                found.setdefault(name, []).append(replace(example(one, image, key.object, diameter), group=name))
+        return found
+
+    config = replace(config, channels="gray")
     if strategy == "channel-wise":
-        for name in names:
-            parts = ([one for one in some if name in one.reporters] for some in (training, held_out))
-            learned, held = ([example(one, one.image, key.object, diameter) for one in some] for some in parts)
-            yield key._replace(reporter=name), replace(config, channels=f"gray:{name}"), learned, held
+        parts = by_reporter(training), by_reporter(held_out)
+        for name in names.values():
+            yield key._replace(reporter=name), config, parts[0][name], parts[1].get(name, [])
         return
     if strategy == "universal":
-        learned, held = (
-            [
-                replace(example(one, single_channel(one.image, name), key.object, diameter), group=name)
-                for one in some
-                for name in one.reporters
-            ]
-            for some in (training, held_out)
-        )
+        learned, held = (list(chain(*by_reporter(some).values())) for some in (training, held_out))
     else:
         learned, held = (
             [example(one, averaged(one.image), key.object, diameter) for one in some] for some in (training, held_out)
         )
     reporter = ANY if strategy == "universal" else AVERAGE
-    yield key._replace(reporter=reporter), replace(config, channels="gray"), learned, held
+    yield key._replace(reporter=reporter), config, learned, held
 
 
 def example(field: Field, image: Image, name: str, diameter: float) -> Example:
@@ -143,8 +148,7 @@ def example(field: Field, image: Image, name: str, diameter: float) -> Example:
 
 def single_channel(image: Image, name: str) -> Image:
     """One channel of a (C, Y, X) image, as an image of its own."""
-    k = image.channel_names.index(name)
-    return replace(image, data=image.read()[k : k + 1], axes="CYX", channel_names=(name,), color=False)
+    return with_channels(image, [image.channel_names.index(name)])
 
 
 def averaged(image: Image) -> Image:
@@ -169,9 +173,17 @@ def split_fields(fields: Sequence[Field], config: TrainConfig) -> tuple[list[Fie
 
 
 def folder_name(key: Key) -> str:
-    """Of a run: no two keys have the same one, on any system."""
-    plain = "_".join(re.sub(r"[^A-Za-z0-9.-]", lambda m: f"%{ord(m[0]):x}", part) for part in key)
-    return plain.lower()
+    """Of a run: the same for names that are the `same`, another for all others, on any system."""
+    return "_".join(re.sub(r"[^a-z0-9.-]", lambda m: f"%{ord(m[0]):x}", plain(part)) for part in key)
+
+
+def _spellings(fields: Sequence[Field]) -> dict[str, str]:
+    """Names of the channels as they are written first, by what all spellings share."""
+    names: dict[str, str] = {}
+    for one in fields:
+        for name in one.reporters:
+            names.setdefault(plain(name), name)
+    return names
 
 
 def _trained(
