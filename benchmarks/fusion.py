@@ -42,7 +42,7 @@ SETS = (("simulated", "cells"), ("simulated", "nuclei"), ("partial", "nuclei"), 
 CHANNELS = {"simulated": REPORTERS, "partial": PARTS, "tcells": ("marker", "DAPI")}
 SHOWN = {
     "simulated": "simulated cells, 4 reporters",
-    "partial": "bbbc039, nuclei made into 3 partial reporters",
+    "partial": "dsb2018, fluorescent nuclei made into 3 partial reporters",
     "tcells": "dense_tcell_if, marker and DAPI",
 }
 CLOSE, ABOVE = 0.01, 0.1

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cellweave.core.image import Image
 from cellweave.core.labels import diameters
 from cellweave.models import Segmenter
 from cellweave.representations import DiffusionFlows
+from cellweave.train import Example
 
 
 @pytest.fixture
@@ -93,6 +95,17 @@ def test_partial_reporters_leave_nuclei_dark_and_the_background_alone(images: Mo
     assert rim[20, 20] < 0.05 < rim[20, 30]
 
 
+def test_images_of_several_magnifications_are_brought_to_one_size(images: ModuleType) -> None:
+    for side in (12, 36):
+        labels = np.kron(np.arange(1, 10).reshape(3, 3), np.pad(np.ones((side, side), np.int32), 4))
+        picture = 100 + 50 * (labels > 0)
+        example = Example(f"{side}", Image(picture[None].astype(np.uint8)), labels.astype(np.int32))
+        field = images.partial_field(example)
+        assert np.median(diameters(field.labels["nuclei"])) == pytest.approx(24, rel=0.05)
+        assert field.image.data.shape == (3, *field.labels["nuclei"].shape)
+        assert field.reporters == ("R1", "R2", "R3")
+
+
 def test_every_model_has_a_training_that_fits_the_time(trainings: ModuleType) -> None:
     names = trainings.TRAININGS
     for data, objects in (("simulated", ("nuclei", "cells")), ("classical", ("nuclei", "cells"))):
@@ -118,7 +131,7 @@ def test_a_training_makes_its_model_and_is_found_done(
     options = replace(trainings.config_of("simulated-cells-P2"), crop=32, batch_size=1)
     monkeypatch.setattr(trainings, "config_of", lambda name, device: options)
     made = trainings.trained("simulated-cells-P2")
-    assert str(made.channels) == "gray:P2"
+    assert str(made.channels) == "gray"
     monkeypatch.setattr(trainings, "run_stage", None)
     assert trainings.trained("simulated-cells-P2").hash == made.hash
 
