@@ -5,15 +5,17 @@
     python benchmarks/_cell_segmenter_trainings.py --all
 
 The benchmark makes those it needs and does not find. A run is in runs/cell-segmenter/NAME; the same command goes on
-where it was stopped. To make one again, remove its folder; those that start from it are then made again, too.
+where it was stopped. To make one again, remove its folder; those that start from it are then made again, too: each run
+keeps the hash of the model that it started from.
 
 Hu et al. 2022, *Cell Segmenter: A General Framework for Multi-modality Cell Segmentation*. Two families:
 
-The system, of the full net: ``general`` on all images and simulated pictures; ``grayscale`` and ``brightfield``,
-fine-tuned on the images of their modality and, 8 times as rarely, on pseudo-labels of unlabelled images; ``omnipose``
-on grayscale images and simulated bacteria and filaments. No set with a free licence has images of several fluorescent
-channels: ``general`` serves the modality fluorescence. As in the paper, the watershed branch never sees the cells that
-it cannot handle: simulated long and bent cells are for ``omnipose`` only, for want of real ones.
+The system, of the full net: ``general`` on all images and simulated pictures without long cells; from there both
+branches for grayscale images, ``grayscale`` (watershed) and ``omnipose``, on the same images and simulated pictures,
+long and bent cells among them, for as many steps at the same rate, so that methods are compared and not what they saw;
+and ``brightfield`` on stained images. ``grayscale`` and ``brightfield`` also see, 8 times as rarely as labelled images,
+what ``general`` finds in unlabelled ones. No set with a free licence has images of several fluorescent channels:
+``general`` serves the modality fluorescence.
 
 The ablation, of a net of half the width on real images only: ``teacher`` on the outlines of a third of the images; then
 as many steps from there on the same images (``labelled``), or also on what the teacher finds in the other two thirds
@@ -26,6 +28,7 @@ chosen on `val`, so that `val` tells of images that had no part in the training.
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,7 +46,7 @@ from cellweave.simulate import RECIPES
 from cellweave.train import Example, TrainConfig
 from cellweave.train.api import MODEL
 from cellweave.train.loop import FEWEST_STEPS
-from cellweave.train.self_training import PSEUDO, group_shares, pseudo_labels, run_stage
+from cellweave.train.self_training import PSEUDO, STAGE, group_shares, pseudo_labels, run_stage
 from record import REPOSITORY
 
 RUNS = REPOSITORY / "runs" / "cell-segmenter"
@@ -53,6 +56,9 @@ LABELLED_PART = 3
 LONG = ("bacteria", "filaments")
 OTHERS = tuple(name for name in RECIPES if name not in (*LONG, "anything"))
 """Recipes without long cells, but for a few among the tissues; "anything" has every shape."""
+GRAYSCALE = ("nuclei", "tissue_nuclei", "phase_contrast", "yeast", "dic", "brightfield", *LONG)
+"""Recipes whose pictures are always grayscale."""
+FREE_LICENCES = ("MIT", "BSD", "CC-BY", "CC BY", "CC0", "Apache", "Public domain")
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def without_outlines() -> list[Path]:
     """Images that nobody has outlined, of a stated licence."""
     folder = DATA / "unlabelled"
     with (folder / "sources.csv").open(newline="", encoding="utf-8") as stream:
-        names = [row["file"] for row in csv.DictReader(stream) if "none" not in row["licence"]]
+        names = [row["file"] for row in csv.DictReader(stream) if row["licence"].startswith(FREE_LICENCES)]
     return [file for file in (folder / "images" / name for name in names) if file.is_file()]
 
 
@@ -113,14 +119,16 @@ def outlines_hidden() -> list[Path]:
 
 FULL: dict[str, Any] = {"crop": 320, "batch_size": 4}
 HALF: dict[str, Any] = {"width": 0.5, "crop": 224, "batch_size": 8}
-LONG_CELLS = {"representation": "DistanceFlows", "simulated": 0.6, "recipes": LONG, "learning_rate": 0.01}
-"""The rate is that of a training from scratch: the base has seen no such cells."""
+GRAY: dict[str, Any] = FULL | {"simulated": 0.5, "recipes": GRAYSCALE, "learning_rate": 0.01}
+"""Of both grayscale branches. The rate is that of a training from scratch: the base has seen no long cells."""
 TRAININGS = {
     GENERAL: Training(list, 4200, 0.8, settings=FULL | {"simulated": 0.4, "recipes": OTHERS}),
-    # A sixth of the steps of the general model each, as in the paper's Tables 2 and 3.
-    "grayscale": Training(partial(of_modality, kind="grayscale"), 700, 0.8, GENERAL, without_outlines, FULL),
+    # A sixth of the steps of the general model, as in the paper's Tables 2 and 3.
     "brightfield": Training(partial(of_modality, kind="brightfield"), 700, 0.8, GENERAL, without_outlines, FULL),
-    OMNIPOSE: Training(partial(of_modality, kind="grayscale"), 1800, 0.8, GENERAL, settings=FULL | LONG_CELLS),
+    "grayscale": Training(partial(of_modality, kind="grayscale"), 1400, 0.8, GENERAL, without_outlines, GRAY),
+    OMNIPOSE: Training(
+        partial(of_modality, kind="grayscale"), 1400, 0.8, GENERAL, settings=GRAY | {"representation": "DistanceFlows"}
+    ),
     "teacher": Training(labelled_part, 3600, 0.3, settings=HALF),
     "labelled": Training(labelled_part, 600, 0.3, "teacher", settings=HALF),
     "self_trained": Training(labelled_part, 600, 0.3, "teacher", outlines_hidden, HALF),
@@ -137,11 +145,11 @@ def clean_examples() -> tuple[Example, ...]:
 def trained(name: str, device: str = "auto") -> Segmenter:
     """The model of a training; made now where it is not there yet, after the one that it starts from."""
     folder, training = RUNS / name, TRAININGS[name]
-    if not is_done(folder):
-        base = trained(training.base, device) if training.base else None
+    base = trained(training.base, device) if training.base else None
+    if not is_done(folder) or is_stale(folder, base.hash if base else ""):
         print(f"training {name}", flush=True)
         chosen = training.select(clean_examples())
-        config = config_of(name, chosen, device)
+        shares = None
         if training.unlabelled and base:
             guessed = pseudo_labels(
                 base, training.unlabelled(), RUNS / training.base / PSEUDO, seed=SEED, device=device
@@ -149,11 +157,17 @@ def trained(name: str, device: str = "auto") -> Segmenter:
             kinds = {modality(e.image) for e in chosen}
             added = [e for e in guessed.examples if modality(e.image) in kinds]
             print(f"pseudo-labels: {guessed}; {len(added)} of the modalities {', '.join(sorted(kinds))}", flush=True)
-            config = replace(config, weights=group_shares(chosen, added))
+            shares = group_shares(chosen, added)
             chosen = [*chosen, *added]
-        run_stage(chosen, [], config, resume=True)
+        run_stage(chosen, [], replace(config_of(name, chosen, device), weights=shares), resume=True)
         shutil.rmtree(folder / "cache", ignore_errors=True)
     return load_segmenter(folder / MODEL)
+
+
+def is_stale(run: Path, base: str) -> bool:
+    """Whether a run started from a model of another hash; a model that was put there by hand never is."""
+    stage = run / STAGE
+    return stage.is_file() and json.loads(stage.read_text(encoding="utf-8")).get("base", "") != base
 
 
 def config_of(name: str, members: Sequence[Example], device: str = "auto") -> TrainConfig:

@@ -164,7 +164,7 @@ def test_self_training_learns_from_what_its_base_finds(
     monkeypatch.setattr(trainings, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(trainings, "clean_examples", lambda: [blobs(0), blobs(1)])
     monkeypatch.setattr(trainings, "pseudo_labels", partial(trainings.pseudo_labels, min_confidence=0.0))
-    branch(0).save(tmp_path / "runs" / "teacher" / "model")
+    made = branch(0).save(tmp_path / "runs" / "teacher" / "model")
     given: list[list[Example]] = []
 
     def noted(examples: list[Example], *rest: object, **options: object) -> object:
@@ -175,9 +175,20 @@ def test_self_training_learns_from_what_its_base_finds(
     monkeypatch.setattr(trainings, "run_stage", noted)
     model = trainings.trained("student", "cpu")
     assert {e.group for e in given[0]} == {"", "pseudo"}
+    assert [trainings.is_stale(tmp_path / "runs" / "student", base) for base in (made.hash, "another")] == [False, True]
     assert trainings.is_done(trainings.RUNS / "student")
     assert trainings.trained("student", "cpu").hash == model.hash
     assert len(given) == 1
+
+
+@pytest.mark.parametrize("name", ["labelled", "self_trained", "grayscale", "omnipose"])
+def test_trainings_that_are_compared_have_the_same_steps(trainings: ModuleType, name: str) -> None:
+    """Whatever the number of images, pseudo-labels among them, to half an epoch."""
+    steps = {}
+    for n in (211, 780):
+        config = trainings.config_of(name, [blobs(0)] * n)
+        steps[n] = config.epochs * (n // config.batch_size)
+        assert abs(steps[n] - trainings.TRAININGS[name].steps) <= n / config.batch_size / 2
 
 
 def blobs(seed: int) -> Example:

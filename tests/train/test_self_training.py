@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from cellweave.core.errors import InputError, WriteError
 from cellweave.core.image import Image
-from cellweave.io import read_image, read_table
+from cellweave.io import read_image, read_labels, read_table
 from cellweave.models import Segmenter
 from cellweave.predict import segment
 from cellweave.train import Example, TrainConfig, check_folder, pseudo_labels, self_train, self_training
@@ -127,8 +128,7 @@ def test_a_patch_that_is_there_is_not_made_again(
     assert names(out).keys() == before.keys()
     calls.clear()
     pseudo_labels(model, unlabelled, out, device="cpu", min_confidence=0.2)
-    assert len(calls) == 6  # others are dropped now
-    calls.clear()
+    assert calls == []  # other objects are unknown now, in the same labels
     pseudo_labels(replace(model, hash="another"), unlabelled, out, device="cpu", min_confidence=0.2)
     assert len(calls) == 6
 
@@ -143,6 +143,14 @@ def test_doubtful_objects_and_patches_without_sure_ones_are_left_out(
     some = pseudo_labels(model, unlabelled, tmp_path / "b", device="cpu", min_confidence=middle)
     assert sum(e.labels.max() for e in some.examples) == np.count_nonzero(scores >= middle) < len(scores)
     assert all(e.weight >= middle for e in some.examples)
+    for one in some.examples:
+        whole = read_labels(tmp_path / "b" / "labels" / f"{one.name}.tif")
+        doubtful = (whole > 0) & (one.outlines == 0)
+        assert one.known is not None or not doubtful.any()
+        if one.known is not None:
+            assert not one.known[doubtful].any()
+            assert one.known[one.outlines > 0].all()
+            assert one.known[distance_transform_edt(~doubtful) > 2 * self_training.AROUND].all()
     assert f"{len(every.examples)} of 6 patches" in str(every)
     tifffile.imwrite(tmp_path / "dark.tif", np.zeros((64, 64), np.uint16))
     none = pseudo_labels(model, [tmp_path / "dark.tif"], tmp_path / "c", **CPU)

@@ -85,10 +85,11 @@ def fit(
 ) -> None:
     """Train `net` and leave it with the averaged weights of the epoch with the least validation loss.
 
-    Without validation samples it is the last epoch. The weights that are judged and kept are an exponential moving average of those trained. Every epoch writes a row
-    of `log.csv` (and TensorBoard events where that package is installed) and, when it is the best so far, `best.pt`;
-    `checkpoint.pt` is written every epoch and every two minutes. With `resume`, training goes on at the step of the
-    checkpoint; because each batch depends on the seed and its own number only, the result is that of an unbroken run.
+    Without validation samples it is the last epoch. The weights that are judged and kept are an exponential moving
+    average of those trained. Every epoch writes a row of `log.csv` (and TensorBoard events where that package is
+    installed) and, when it is the best so far, `best.pt`; `checkpoint.pt` is written every epoch and every two minutes.
+    With `resume`, training goes on at the step of the checkpoint; because each batch depends on the seed and its own
+    number only, the result is that of an unbroken run.
 
     Started by ``torchrun``, every process takes every n-th batch and the gradients are averaged: the steps are those
     of one process with `accumulate` times as many batches.

@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from cellweave.core.errors import CellweaveError, InputError, WriteError
 from cellweave.core.files import make_output_folder, write_atomically
 from cellweave.core.image import Image
+from cellweave.core.labels import Labels, relabel
 from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import read_image, read_labels, read_table, write_labels, write_table
 from cellweave.models import CellSegmenter, Segmenter, load_segmenter
@@ -39,6 +42,8 @@ log = logging.getLogger(__name__)
 PATCH = 640
 """Largest side in px of what is labelled at once (Sec. 2.4)."""
 LEAST_CONFIDENCE = 0.5
+AROUND = 2
+"""So far around objects that the model is not sure of, in px, nothing is learned either."""
 MOST_PATCHES = 1000
 OVERSAMPLE = 8.0
 """The paper's Table 3: 8 to 30."""
@@ -103,11 +108,11 @@ def pseudo_labels(
 
     Images larger than 640 px are cut into patches of equal sizes, at most 640 px a side; only a patch is read at a
     time, so that slides may be larger than memory. Each patch is prepared and segmented as an image of its own.
-    Objects with a low confidence become background, and patches without objects are left out.
+    Objects with a low confidence, and what is within 2 px of them, count as unknown: nothing is learned there. Patches
+    without any other object are left out.
 
-    `out` gets ``images/`` and ``labels/`` (a folder that `train` reads), ``confidence/`` with a table of the objects of
-    each patch, and ``patches.csv``. A patch whose table is there is not made again, as long as the model and
-    `min_confidence` are the same; otherwise all are.
+    `out` gets ``images/`` and ``labels/``, ``confidence/`` with a table of the objects of each patch, and
+    ``patches.csv``. A patch whose table is there is not made again as long as the model is the same.
 
     Parameters
     ----------
@@ -118,7 +123,7 @@ def pseudo_labels(
     out
         A folder of its own.
     min_confidence
-        Objects under it are dropped, 0..1.
+        Objects under it are unknown, 0..1.
     limit
         Most patches to look at. Of more, some are drawn at random, as many from each image as there are, up to a
         number that is the same for all.
@@ -140,7 +145,7 @@ def pseudo_labels(
         raise InputError(f"limit is {limit}; it must be a number of patches from 1")
     if not model.hash:
         raise InputError("the model was never saved, so that its labels could not be told from others; save it first")
-    folder = _own_folder(Path(out), {"model": model.hash, "min_confidence": min_confidence})
+    folder = _own_folder(Path(out), {"model": model.hash})
     problems: dict[Path, str] = {}
     patches = _chosen(_patches(images, problems), limit, seed)
     opened: tuple[Path, Image] | None = None
@@ -151,7 +156,7 @@ def pseudo_labels(
         try:
             if opened is None or opened[0] != patch.file:
                 opened = patch.file, read_image(patch.file).plane()
-            _label(model, opened[1], patch, folder, min_confidence, device)
+            _label(model, opened[1], patch, folder, device)
         except WriteError:
             raise
         except (CellweaveError, OSError, ValueError) as error:
@@ -159,7 +164,7 @@ def pseudo_labels(
     report("labelling patches", len(patches), len(patches), "")
     if problems and not any(patch.file not in problems for patch in patches):
         raise InputError("none of the unlabelled images can be used:\n" + "\n".join(problems.values()))
-    return PseudoLabels(_collected(patches, folder), len(patches), tuple(problems.values()))
+    return PseudoLabels(_collected(patches, folder, min_confidence), len(patches), tuple(problems.values()))
 
 
 def group_shares(
@@ -317,10 +322,10 @@ def run_stage(
     goes_on = before is None or before.get("key") == key
     if before and goes_on and before.get("model") and model.is_dir():
         return Segmenter.load(model)
-    _write_json(file, {"key": key, "model": ""})
+    _write_json(file, {"key": key, "base": base, "model": ""})
     goes_on = resume and goes_on and (config.out / CHECKPOINT).is_file()
     trained = train(list(training), config, validation=list(held_out), resume=goes_on, card=card)
-    _write_json(file, {"key": key, "model": trained.hash})
+    _write_json(file, {"key": key, "base": base, "model": trained.hash})
     return trained
 
 
@@ -390,9 +395,7 @@ def _chosen(patches: list[list[_Patch]], limit: int, seed: int) -> list[_Patch]:
     return [patches[k][i] for k, i in sorted(ranked[j][1:] for j in order)]
 
 
-def _label(
-    model: Segmenter | CellSegmenter, image: Image, patch: _Patch, folder: Path, min_confidence: float, device: str
-) -> None:
+def _label(model: Segmenter | CellSegmenter, image: Image, patch: _Patch, folder: Path, device: str) -> None:
     """Write a patch and its labels, if it has cells, and then the table that says that it is done."""
     pixels = image.read(patch.y, patch.x)
     shown = Image(
@@ -402,7 +405,7 @@ def _label(
         color=image.color,
         source=f"{patch.file} [{patch.y.start}:{patch.y.stop}, {patch.x.start}:{patch.x.stop}]",
     )
-    found = segment(shown, model, device=device, min_confidence=min_confidence)
+    found = segment(shown, model, device=device)
     if found.count:
         _write_image(folder / IMAGES / f"{patch.name}.tif", shown)
         write_labels(folder / LABELS / f"{patch.name}.tif", found.labels)
@@ -410,19 +413,21 @@ def _label(
     write_table(folder / TABLES / f"{patch.name}.csv", table)
 
 
-def _collected(patches: Sequence[_Patch], folder: Path) -> list[Example]:
-    """Examples of all patches with objects, read from their files; `SUMMARY` tells of every patch."""
+def _collected(patches: Sequence[_Patch], folder: Path, min_confidence: float) -> list[Example]:
+    """Examples of all patches with sure objects, read from their files; `SUMMARY` tells of every patch."""
     examples, done, objects, sure = [], [], [], []
     for patch in patches:
         if not (folder / TABLES / f"{patch.name}.csv").is_file():
             continue
         confidence = np.asarray(read_table(folder / TABLES / f"{patch.name}.csv")["confidence"], np.float64)
+        kept = confidence >= min_confidence
         done.append(patch)
-        objects.append(len(confidence))
-        sure.append(float(confidence.mean()) if len(confidence) else np.nan)
-        if len(confidence):
-            image, labels = (folder / kind / f"{patch.name}.tif" for kind in (IMAGES, LABELS))
-            examples.append(Example(patch.name, read_image(image), read_labels(labels), GROUP, sure[-1]))
+        objects.append(int(kept.sum()))
+        sure.append(float(confidence[kept].mean()) if kept.any() else np.nan)
+        if kept.any():
+            image, found = (folder / kind / f"{patch.name}.tif" for kind in (IMAGES, LABELS))
+            labels, known = _known(read_labels(found), kept)
+            examples.append(Example(patch.name, read_image(image), labels, GROUP, sure[-1], known))
     write_table(
         folder / SUMMARY,
         {
@@ -435,6 +440,15 @@ def _collected(patches: Sequence[_Patch], folder: Path) -> list[Example]:
         },
     )
     return examples
+
+
+def _known(labels: Labels, kept: NDArray[np.bool_]) -> tuple[Labels, NDArray[np.bool_] | None]:
+    """The labels without objects that are not kept, and where they are known: not in those, nor near them."""
+    if kept.all():
+        return labels, None
+    doubtful = np.concatenate([[False], ~kept])[labels]
+    labels = relabel(np.where(doubtful, 0, labels))[0]
+    return labels, ~binary_dilation(doubtful, iterations=AROUND) | (labels > 0)
 
 
 def _write_image(path: Path, image: Image) -> None:
