@@ -13,7 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 
 import cellweave
-from cellweave.io import read_image, read_labels
+from cellweave.core.measure import measure
+from cellweave.io import read_image, read_labels, read_table
 from cellweave.prep import FlatField, Scaling, corrected, equalised
 
 Run = Callable[..., Any]
@@ -71,7 +72,7 @@ def test_segment_with_all_of_it(run_cli: Run, images: Path, tmp_path: Path, mode
     done = run_cli("scaling", images, "--out", scaling, *prepared)
     assert done.status == 0, done.err
     assert "becomes 0" in done.out
-    common = ("--model", model_folder, "--device", "cpu", "--diameter", "24", "--save", "labels")
+    common = ("--model", model_folder, "--device", "cpu", "--diameter", "24", "--save", "labels,table")
     first = images / "00.tif"
     for options in ((), prepared[:2], prepared, (*prepared, "--scaling", scaling)):
         done = run_cli("segment", first, "--out", tmp_path / "out", "--overwrite", *common, *options)
@@ -79,15 +80,21 @@ def test_segment_with_all_of_it(run_cli: Run, images: Path, tmp_path: Path, mode
         image = read_image(first)
         if options:
             image = corrected(image, FlatField.load(field), keep_dtype=len(options) > 2)
+        measured = image
         if len(options) > 2:
             image = equalised(image, tiles=(2, 2), clip_limit=3.0)
         if len(options) > 4:
             image = Scaling.load(scaling).apply(image)
         expected = cellweave.segment(image, str(model_folder), diameter=24, device="cpu")
         np.testing.assert_array_equal(read_labels(tmp_path / "out" / "00_labels.tif"), expected.labels)
+        found = read_table(tmp_path / "out" / "00_cells.csv")
+        name = next(column for column in found if column.startswith("mean_"))
+        brightness = measure(expected.labels, measured, expected.confidence)[name]
+        np.testing.assert_allclose(found[name], brightness, rtol=1e-4)
     record = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
     assert record["illumination"] == FlatField.load(field).hash
     assert record["scaling"] == Scaling.load(scaling).hash
+    assert record["measured_on"] == "pixels with even illumination"
     changed = run_cli("segment", first, "--out", tmp_path / "out", *common)
     assert changed.status == 1
     assert "illumination" in changed.err

@@ -162,6 +162,44 @@ def test_a_time_lapse(segment: Run, tmp_path: Path, domes: Callable[..., Any], z
     assert "already done" in segment(file).err
 
 
+def test_a_time_lapse_with_frames_that_lack_channels(segment: Run, tmp_path: Path, domes: Callable[..., Any]) -> None:
+    """ERK is blank in one frame, everything in another: that one is empty, and no cell is told to have no nucleus."""
+    frames = np.stack([np.stack([domes(seed, (100, 120), 4)[0]] * 2) for seed in (1, 2, 3)])
+    frames[0] = 0
+    frames[2, 0] = 5
+    done = segment(save(tmp_path / "film.ome.tif", frames, ["ERK", "AKT"], "TCYX"))
+    assert done.status == 1
+    assert "frames 0 of 3" in done.err
+    for name in ("nuclei", "cells"):
+        assert f"Model set zoo, {name} of U2OS: flow fusion of ERK, AKT; no channel" in done.err
+        assert f"Model set zoo, from frame 2 on: {name} of U2OS: the model for AKT alone" in done.err
+    assert set(read_table(tmp_path / "out" / "film_linked.csv")["frame"]) == {1, 2}
+    row = summary(tmp_path / "out")["film.ome.tif"]
+    assert row["anucleate"] == "0"
+    assert "from frame 2 on" in row["models"]
+
+
+@pytest.mark.parametrize("axes", ["CYX", "TCYX"])
+def test_an_object_without_a_usable_model_is_left_out(
+    run_cli: Run, tmp_path: Path, domes: Callable[..., Any], tiny_model: Segmenter, axes: str
+) -> None:
+    own = ModelSet.create(tmp_path / "own")
+    for name, reporter in (("nuclei", "P1"), ("nuclei", "P2"), ("cells", "P1")):
+        own = own.add(tiny_model, object=name, cell_line="U2OS", reporter=reporter)
+    pixels = domes(1, (100, 120), 4)[0][None]
+    file = save(tmp_path / "x.ome.tif", pixels if axes == "CYX" else np.stack([pixels] * 2), ["P2"], axes)
+    arguments = ("segment", file, "--model-set", own.root, "--device", "cpu", "--diameter", "nuclei=24")
+    done = run_cli(*arguments, "--out", tmp_path / "out", "--save", "labels,table")
+    assert done.status == 0, done.err
+    assert "Model set own, cells are left out: model set 'own' has no model for cells of U2OS" in done.err
+    names = ["run.json", "summary.csv", "x_nuclei.csv", "x_nuclei_labels.tif"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+    assert summary(tmp_path / "out")["x.ome.tif"]["outputs"] == "x_nuclei_labels.tif x_nuclei.csv"
+    only = run_cli(*arguments[:-2], "--out", tmp_path / "other", "--object", "cells")
+    assert only.status == 1
+    assert "no model for cells" in only.err
+
+
 def test_files_without_names_need_reporters(segment: Run, tmp_path: Path, domes: Callable[..., Any]) -> None:
     picture = domes(1, (100, 120), 5)[0]
     file = save(tmp_path / "x.tif", np.stack([picture, picture, picture]), None)

@@ -153,6 +153,16 @@ def test_an_image_without_signal(image: Image, models: ModelSet) -> None:
         segment_set(replace(image, data=np.zeros((3, 20, 20))), models, device="cpu")
 
 
+def test_an_object_that_no_model_can_find_is_left_out(
+    image: Image, models: ModelSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    only = named(image, ["p38", "", "x"])
+    assert list(segment_set(only, models, device="cpu")) == ["nuclei"]
+    assert "no cells: model set 'zoo' has no model for cells of U2OS with the channels p38" in caplog.text
+    with pytest.raises(ModelError, match="no model for cells"):
+        segment_set(only, models, objects=["nuclei", "cells"], device="cpu")
+
+
 def test_names_that_no_model_knows(image: Image, models: ModelSet) -> None:
     with pytest.raises(
         InputError, match=r"x\.tif does not tell the names of its 3 channels.*--reporters.*ERK, AKT, p38"
