@@ -16,7 +16,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 from cellweave.core.labels import median_diameter, relabel
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import DiffusionFlows
+from cellweave.representations import DiffusionFlows, Heatmap
 from cellweave.train import augment
 from cellweave.train.augment import (
     AUGMENTATIONS,
@@ -25,6 +25,7 @@ from cellweave.train.augment import (
     View,
     batch,
     change_contrast,
+    on_image,
     random_brightness,
     random_contrast,
     random_stain,
@@ -337,6 +338,60 @@ def test_square_crops_have_another_brightness_and_contrast() -> None:
     torch.testing.assert_close(changed[:, 0, 7, 7], expected.sum(dim=1))
     assert 0.8 <= expected[:, 0].min() < 0.85 < 1.15 < expected[:, 0].max() <= 1.2
     assert -0.2 <= expected[:, 1].min() < -0.15 < 0.15 < expected[:, 1].max() <= 0.2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_lies_on_the_image_is_that_of_a_slow_twin(seed: int) -> None:
+    draw = rng(seed)
+    shapes = [(int(y), int(x)) for y, x in draw.integers(1, 60, (4, 2))]
+    views = [random_view(shape, 16, draw, overhang=20.0 * (seed % 2)) for shape in shapes]
+    found = on_image(shapes, views, 16)
+    for one, view, shape in zip(found, views, shapes, strict=True):
+        back = np.linalg.inv(view.matrix)
+        for i, j in np.ndindex(18, 18):
+            place = np.array(view.center) + back @ (i - 8.5, j - 8.5)
+            assert one[i, j] == ((place >= 0) & (place < shape)).all()
+
+
+def heatmap_batch(side: int, seed: int, crop: int = 64) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]]:
+    """Planes, targets and what lies on the image, of square views of a bright image."""
+    one = make_samples(np.full((COLOURS + 1, side, side), 0.5))
+    way = AUGMENTATIONS["square"]
+    values = torch.from_numpy(one.values)
+    planes, maps = batch(one, values, [0] * 16, crop, (seed,), Heatmap(2.0), augmentation=way)
+    views = [square_view((side, side), crop, np.random.default_rng([seed, k]), overhang=32.0) for k in range(16)]
+    return planes, maps, on_image([(side, side)] * 16, views, crop)
+
+
+def test_near_edges_within_the_image_nothing_is_known() -> None:
+    """Beyond its border the image is 0 there as it is in a prediction: it is known."""
+    planes, maps, seen = heatmap_batch(200, 0)
+    unknown = maps[:, 0].isnan().numpy()
+    assert not unknown[:, 6:-6, 6:-6].any()
+    for one, there in zip(unknown, seen, strict=True):
+        for turns in range(4):
+            edge, beyond = np.rot90(one, turns), np.rot90(there, turns)
+            assert (edge[:6, 6:-6] == beyond[0, 7:-7]).all()
+    reaches = [not there.all() for there in seen]
+    assert 0.1 < np.mean(reaches) < 0.9
+    outside = torch.from_numpy(~seen[:, 1:-1, 1:-1])
+    assert outside.any()
+    assert (planes[:, 0][outside] == 0).all()
+    assert (planes[:, 0][~outside] > 0.1).all()
+
+
+def test_images_in_one_crop_are_known_to_the_border() -> None:
+    _, maps, seen = heatmap_batch(60, 1)
+    whole = seen[:, 1:-1, 1:-1].sum(axis=(1, 2)) == 60 * 60
+    assert 0.3 < whole.mean() < 0.9
+    assert torch.isfinite(maps[torch.from_numpy(whole)]).all()
+
+
+def test_a_small_crop_has_a_middle_that_is_known() -> None:
+    one = make_samples(np.full((COLOURS + 1, 500, 500), 0.5))
+    values = torch.from_numpy(one.values)
+    _, maps = batch(one, values, [0] * 4, 32, (0,), Heatmap(9.0), augmentation=AUGMENTATIONS["none"])
+    assert torch.isfinite(maps[:, 0, 8:-8, 8:-8]).all()
 
 
 def test_flows_in_a_batch_have_unit_length_inside_cells(samples: Samples) -> None:

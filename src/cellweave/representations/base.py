@@ -31,6 +31,15 @@ class MapFormat(ABC):
     """Training views are enlarged by 2 to a random power in -octaves..octaves; 0 where sizes must stay."""
 
     @property
+    def reach(self) -> float:
+        """In px: targets depend on what lies so far away, where they are no matter of the objects in sight alone.
+
+        Nearer than that to a crop's edge, where the image goes on beyond it, they teach nothing; and so that borders of
+        the image are seen as often as they matter, some crops reach beyond them. 0: the parts in sight are objects.
+        """
+        return 0.0
+
+    @property
     @abstractmethod
     def map_names(self) -> tuple[str, ...]:
         """One name a map, in the order of the first axis."""

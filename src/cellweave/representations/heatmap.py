@@ -66,8 +66,8 @@ class Heatmap(PointRepresentation):
     of 26 px are its author's settings as they were passed on to us; the rest is ours: how borders are treated, the loss
     of densities over one, how maxima are refined, and their confidence.
 
-    Only the borders of whole images scale Gaussians up. Crops of a training cut them off: there a net learns the part
-    of a cell that it sees.
+    Only the borders of whole images scale Gaussians up, and a net sees the same zeros beyond the edge of a crop. So
+    nothing is learned within 3 sigma of edges of crops beyond which the image goes on (`reach`).
 
     ``decode(encode(points))`` gives points back to 0.1 px where they are 4 sigma apart. Nearer neighbours pull maxima
     towards each other (each by 0.23 px at 3 sigma and sigma 5), and below 2 sigma two cells have one maximum; `count`
@@ -98,6 +98,11 @@ class Heatmap(PointRepresentation):
     def unit(self) -> float:
         """The peak of a lone cell, in cells a pixel."""
         return 1 / (2 * math.pi * self.sigma**2)
+
+    @property
+    def reach(self) -> float:
+        """3 sigma: what is farther off adds next to nothing."""
+        return AROUND * self.sigma
 
     def encode(self, points: Points) -> Maps:
         """Points to maps (1 or 2, Y, X) float32; each map's sum is the number of its points.

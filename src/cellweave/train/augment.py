@@ -23,6 +23,11 @@ from cellweave.train.samples import COLOURS, Samples
 
 OCTAVES = 1.0
 """Zooms are ``2 ** uniform(-1, 1)``: the net must bear a diameter that is wrong by a factor of two."""
+OVERHANG, OVERHANGING = 32.0, 0.25
+"""Where borders matter (`MapFormat.reach`), crops reach up to so many px beyond the image along each axis, in this
+share of the draws: as at the edges of tiles in a prediction."""
+LARGEST_REACH = 0.25
+"""Of the side of a crop: some of its middle is always learned from."""
 
 
 @dataclass(frozen=True)
@@ -33,35 +38,56 @@ class View:
     center: tuple[float, float]
 
 
-def random_view(shape: tuple[int, int], crop: int, rng: np.random.Generator, *, octaves: float = OCTAVES) -> View:
+def random_view(
+    shape: tuple[int, int], crop: int, rng: np.random.Generator, *, octaves: float = OCTAVES, overhang: float = 0.0
+) -> View:
     """Rotation by any angle, flip, zoom by ``2 ** uniform(-octaves, octaves)``, stretch and shear up to 10 %.
 
-    The crop's center is anywhere that leaves the unturned crop on the image, or the middle of a smaller image.
+    The crop's center is anywhere that leaves the unturned crop on the image, or the middle of a smaller image; in some
+    draws (`OVERHANGING`) it is up to `overhang` px farther out.
     """
     zoom = 2.0 ** rng.uniform(-octaves, octaves)
     angle, flip = rng.uniform(0, 2 * math.pi), rng.choice([-1.0, 1.0])
     stretch = math.exp(rng.uniform(-0.1, 0.1))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    half = crop / zoom / 2
-    y, x = (rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in shape)
+    center = _center(shape, crop / zoom / 2, rng, overhang)
     shear = np.array([[1.0, 0.0], [rng.uniform(-0.1, 0.1), 1.0]])
-    return View(zoom * turn @ shear @ np.diag([stretch, flip / stretch]), (y, x))
+    return View(zoom * turn @ shear @ np.diag([stretch, flip / stretch]), center)
 
 
-def plain_view(shape: tuple[int, int], crop: int, rng: np.random.Generator, matrix: NDArray[np.float64]) -> View:
+def _center(shape: tuple[int, int], half: float, rng: np.random.Generator, overhang: float) -> tuple[float, float]:
+    """See `random_view`; `half` is that of the crop's side in the image."""
+    found = []
+    for n in shape:
+        first, last = min(half, n / 2), max(n - half, n / 2)
+        if overhang and rng.random() < OVERHANGING:
+            beyond = rng.uniform(-overhang, overhang)
+            found.append(first + beyond if beyond < 0 else last + beyond)
+        else:
+            found.append(rng.uniform(first, last))
+    return found[0], found[1]
+
+
+def plain_view(
+    shape: tuple[int, int],
+    crop: int,
+    rng: np.random.Generator,
+    matrix: NDArray[np.float64],
+    *,
+    overhang: float = 0.0,
+) -> View:
     """A view with this linear part; its center as in `random_view`."""
     half = crop / math.sqrt(abs(np.linalg.det(matrix))) / 2
-    y, x = (rng.uniform(min(half, n / 2), max(n - half, n / 2)) for n in shape)
-    return View(matrix, (y, x))
+    return View(matrix, _center(shape, half, rng, overhang))
 
 
-def square_view(shape: tuple[int, int], crop: int, rng: np.random.Generator) -> View:
+def square_view(shape: tuple[int, int], crop: int, rng: np.random.Generator, *, overhang: float = 0.0) -> View:
     """One of the eight turns and flips of the square; pixels of the crop, whose side is even, are those of the sample.
 
     Its center is as in `random_view`.
     """
     turn, flip = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), rng.integers(4)), rng.choice([-1.0, 1.0])
-    view = plain_view(shape, crop, rng, turn @ np.diag([1.0, flip]))
+    view = plain_view(shape, crop, rng, turn @ np.diag([1.0, flip]), overhang=overhang)
     return View(view.matrix, (float(round(view.center[0])), float(round(view.center[1]))))
 
 
@@ -276,12 +302,39 @@ AUGMENTATIONS = {
 """By the names of `TrainConfig.augmentation`."""
 
 
-def _view(kind: str, shape: tuple[int, int], crop: int, rng: np.random.Generator, octaves: float) -> View:
+def _view(kind: str, shape: tuple[int, int], crop: int, rng: np.random.Generator, representation: MapFormat) -> View:
+    octaves, overhang = representation.octaves, OVERHANG if representation.reach else 0.0
     if kind == "any":
-        return random_view(shape, crop, rng, octaves=octaves)
+        return random_view(shape, crop, rng, octaves=octaves, overhang=overhang)
     if kind == "square":
-        return square_view(shape, crop, rng)
-    return plain_view(shape, crop, rng, random_geometry(rng, sized=octaves > 0) if kind == "plain" else np.eye(2))
+        return square_view(shape, crop, rng, overhang=overhang)
+    matrix = random_geometry(rng, sized=octaves > 0) if kind == "plain" else np.eye(2)
+    return plain_view(shape, crop, rng, matrix, overhang=overhang)
+
+
+def on_image(shapes: Sequence[tuple[int, int]], views: Sequence[View], crop: int) -> NDArray[np.bool_]:
+    """(B, crop + 2, crop + 2): which pixels of the crops, and of a frame of one pixel around, lie on the sample."""
+    steps = np.arange(-1, crop + 1) - (crop - 1) / 2
+    found = np.ones((len(views), crop + 2, crop + 2), np.bool_)
+    for one, view, shape in zip(found, views, shapes, strict=True):
+        back = np.linalg.inv(view.matrix)
+        for at, (down, across), n in zip(view.center, back, shape, strict=True):
+            if abs(at - n / 2) + (abs(down) + abs(across)) * steps[-1] >= n / 2:  # else all of it does
+                place = at + down * steps[:, None] + across * steps
+                one &= (place >= 0) & (place < n)
+    return found
+
+
+def _within_reach(seen: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """(B, crop, crop): what is nearer than `reach` px to an edge of the crop beyond which the sample goes on."""
+    crop = seen.shape[1] - 2
+    n = min(round(reach), int(LARGEST_REACH * crop))
+    near = np.zeros((len(seen), crop, crop), np.bool_)
+    near[:, :n] |= seen[:, :1, 1:-1]
+    near[:, crop - n :] |= seen[:, -1:, 1:-1]
+    near[:, :, :n] |= seen[:, 1:-1, :1]
+    near[:, :, crop - n :] |= seen[:, 1:-1, -1:]
+    return near
 
 
 def batch(
@@ -306,15 +359,23 @@ def batch(
         Side in px; what the random numbers depend on; what the maps mean.
     augmentation
         What is random.
+
+    Notes
+    -----
+    Beyond the border of a sample planes stay 0, whatever the brightness, as where a prediction pads an image.
     """
     starts = samples.starts
     facts = [samples.facts[k] for k in chosen]
     rngs = [np.random.default_rng([*seed, k]) for k in range(len(chosen))]
+    shapes = [fact.shape for fact in facts]
     views = [
-        _view(augmentation.geometry, fact.shape, crop, rng, representation.octaves)
-        for fact, rng in zip(facts, rngs, strict=True)
+        _view(augmentation.geometry, shape, crop, rng, representation) for shape, rng in zip(shapes, rngs, strict=True)
     ]
-    colours, maps = take_views(values, [int(starts[k]) for k in chosen], [f.shape for f in facts], views, crop)
+    colours, maps = take_views(values, [int(starts[k]) for k in chosen], shapes, views, crop)
+    seen = on_image(shapes, views, crop)
+    if representation.reach:
+        near = torch.from_numpy(_within_reach(seen, representation.reach)).to(values.device)
+        maps.masked_fill_(near[:, None], math.nan)
 
     weights = [np.asarray(fact.weights, np.float32) for fact in facts]
     stained = [k for k, fact in enumerate(facts) if fact.stained and augmentation.pixels == "contrast"]
@@ -331,6 +392,8 @@ def batch(
         planes = change_contrast(planes, [random_brightness(rng) for rng in rngs], generator)
     elif augmentation.pixels == "acquisition":
         planes = change_acquisition(planes, [random_acquisition(rng) for rng in rngs], generator)
+    if augmentation.pixels != "none":
+        planes *= torch.from_numpy(seen[:, None, 1:-1, 1:-1]).to(values.device)
     matrices = torch.from_numpy(np.stack([view.matrix for view in views]).astype(np.float32)).to(values.device)
     return planes, representation.transform(maps, matrices)
 
