@@ -1,6 +1,7 @@
 // A smooth distance field in each object, its gradient, and cells from where pixels go along it (Cutler et al. 2022).
 #include <array>
 #include <cmath>
+#include <tuple>
 
 #include "flows.hpp"
 
@@ -279,25 +280,30 @@ int32_t cluster_ends(array_in<int32_t, 2> ends, int enough, array_out<int32_t, 2
   return clusters;
 }
 
-// Two clusters of which some pixels touch, the box of these pixels, and what the maps there say for a border: from 0 where
-// they are those of one cell to 1 where they are those of two.
+// Two clusters that touch, and the box of the pixels that do in one tile of the image; how much the maps at these pixels
+// differ from those of one cell, and from those of two.
 struct Contact {
   int32_t low, high;
+  int64_t tile;
   DistanceBox box;
-  double evidence = 0;
+  double one = 0, two = 0;
+  // What the maps say for a border: from 0 where they are those of one cell to 1 where they are those of two.
+  double evidence() const { return one + two > 0 ? one / (one + two) : 0; }
+  auto key() const { return std::tuple(low, high, tile); }
 };
 
-// All pairs of clusters that touch.
+// Distances are solved around contacts; a long contact is seen in parts, each within a tile of this side.
+constexpr int64_t kTile = 256;
+
+// All pairs of clusters that touch, by tiles.
 static std::vector<Contact> find_contacts(const FlowMaps& f, const int32_t* label, int threads) {
   constexpr int64_t kRows = 32;
   std::vector<std::vector<Contact>> found((f.height + kRows - 1) / kRows);
   auto gather = [](std::vector<Contact>& contacts) {
-    std::sort(contacts.begin(), contacts.end(), [](const Contact& a, const Contact& b) {
-      return std::pair(a.low, a.high) < std::pair(b.low, b.high);
-    });
+    std::sort(contacts.begin(), contacts.end(), [](const Contact& a, const Contact& b) { return a.key() < b.key(); });
     size_t kept = 0;
     for (const Contact& c : contacts)
-      if (kept > 0 && contacts[kept - 1].low == c.low && contacts[kept - 1].high == c.high) {
+      if (kept > 0 && contacts[kept - 1].key() == c.key()) {
         DistanceBox& b = contacts[kept - 1].box;
         b = {std::min(b.y0, c.box.y0), std::min(b.x0, c.box.x0), std::max(b.y1, c.box.y1), std::max(b.x1, c.box.x1)};
       } else {
@@ -312,7 +318,7 @@ static std::vector<Contact> find_contacts(const FlowMaps& f, const int32_t* labe
       if (one == 0 || other == 0 || one == other) return;
       const DistanceBox box{static_cast<int32_t>(y), static_cast<int32_t>(x), static_cast<int32_t>(v + 1),
                             static_cast<int32_t>(u + 1)};
-      contacts.push_back({std::min(one, other), std::max(one, other), box});
+      contacts.push_back({std::min(one, other), std::max(one, other), y / kTile * f.width + x / kTile, box});
     };
     for (int64_t y = begin; y < end; ++y)
       for (int64_t x = 0; x < f.width; ++x) {
@@ -350,9 +356,9 @@ static double difference(const FlowMaps& f, const DistanceBox& box, const std::v
   return sum;
 }
 
-// How much the maps at the pixels that touch differ from those of one cell, over that and how much they do from those of
-// two: 0 to 1. Other clusters there may be parts of these cells or not, whichever tells the maps better.
-static double evidence_of(const FlowMaps& f, const int32_t* label, const Contact& c, DistanceField& field) {
+// Compare the maps at the pixels that touch with those of one cell and of two. Other clusters there may be parts of these
+// cells or not, whichever tells the maps better.
+static void compare(const FlowMaps& f, const int32_t* label, Contact& c, DistanceField& field) {
   const int32_t height = static_cast<int32_t>(f.height), width = static_cast<int32_t>(f.width);
   const DistanceBox box{std::max(0, c.box.y0 - kAround), std::max(0, c.box.x0 - kAround),
                         std::min(height, c.box.y1 + kAround), std::min(width, c.box.x1 + kAround)};
@@ -379,14 +385,13 @@ static double evidence_of(const FlowMaps& f, const int32_t* label, const Contact
     return of_cell(pixels, [&](int64_t i) { return label[i] == id; },
                    [&](int64_t i) { return label[i] != 0 && label[i] != other; });
   };
-  const double two = of_part(low, c.low, c.high) + of_part(high, c.high, c.low);
+  c.two = of_part(low, c.low, c.high) + of_part(high, c.high, c.low);
   low.insert(low.end(), high.begin(), high.end());
-  const double one = of_cell(low, [&](int64_t i) { return label[i] == c.low || label[i] == c.high; },
-                             [&](int64_t i) { return label[i] != 0; });
-  return one + two > 0 ? one / (one + two) : 0;
+  c.one = of_cell(low, [&](int64_t i) { return label[i] == c.low || label[i] == c.high; },
+                  [&](int64_t i) { return label[i] != 0; });
 }
 
-// Contacts between the clusters for which wanted(low, high) holds, and their evidence.
+// Contacts between the clusters for which wanted(low, high) holds, one a pair, compared with both cases.
 template <typename Wanted>
 static std::vector<Contact> weighed_contacts(const FlowMaps& f, const int32_t* label, int threads,
                                              const Wanted& wanted) {
@@ -396,8 +401,15 @@ static std::vector<Contact> weighed_contacts(const FlowMaps& f, const int32_t* l
                  contacts.end());
   parallel_for(contacts.size(), 8, threads, [&](int64_t begin, int64_t end) {
     DistanceField field;
-    for (int64_t k = begin; k < end; ++k) contacts[k].evidence = evidence_of(f, label, contacts[k], field);
+    for (int64_t k = begin; k < end; ++k) compare(f, label, contacts[k], field);
   });
+  size_t kept = 0;
+  for (const Contact& c : contacts)
+    if (kept > 0 && contacts[kept - 1].low == c.low && contacts[kept - 1].high == c.high)
+      contacts[kept - 1].one += c.one, contacts[kept - 1].two += c.two;
+    else
+      contacts[kept++] = c;
+  contacts.resize(kept);
   return contacts;
 }
 
@@ -424,12 +436,12 @@ void join_clusters(array_in<float, 3> maps, float threshold, int min_size, float
   const auto one_is = [&](int32_t a, int32_t b) { return is_small(a) != is_small(b); };
   for (const Contact& c : weighed_contacts(f, label, threads, one_is)) {
     const auto [small, large] = is_small(c.low) ? std::pair(c.low, c.high) : std::pair(c.high, c.low);
-    if (c.evidence < least[small]) least[small] = c.evidence, to[small] = large;
+    if (c.evidence() < least[small]) least[small] = c.evidence(), to[small] = large;
   }
   apply();
   Sets sets(n + 1);
   for (const Contact& c : weighed_contacts(f, label, threads, [](int32_t, int32_t) { return true; }))
-    if (c.evidence < evidence) sets.join(c.low, c.high);
+    if (c.evidence() < evidence) sets.join(c.low, c.high);
   for (int32_t k = 0; k <= n; ++k) to[k] = sets.find(k);
   apply();
 }

@@ -122,7 +122,8 @@ class DistanceFlows(Representation):
         _kernels.suppressed_track(maps, self.probability_threshold, self.steps, ends)
         n = _kernels.cluster_ends(ends, CORE, labels)
         del ends
-        _kernels.join_clusters(maps, self.probability_threshold, self.min_size, self.border_evidence, n, labels)
+        if self.border_evidence > 0:
+            _kernels.join_clusters(maps, self.probability_threshold, self.min_size, self.border_evidence, n, labels)
         areas = np.bincount(labels.ravel(), minlength=n + 1)[1:]
         kept = _kernels.renumber(labels, (areas >= self.min_size).astype(np.uint8), np.empty(n, np.int32))
 
