@@ -5,15 +5,20 @@
     python benchmarks/_point_trainings.py --all
 
 The benchmark makes those it needs and does not find. A run is in runs/points/NAME; the same command goes on where it
-was stopped. To make one again, remove its folder. Each takes about ten minutes at most on two processor cores.
+was stopped. One whose steps or settings were changed here is made again. All of them together take less than six hours
+on two processor cores; the first in the list matter most.
 
 Heatmaps of point sets, NAME = set-N-draw: N images to learn from and N others to choose the epoch by, as Cohen et al.
 2017 (*Count-ception*) draw them; of VGG both out of the pool, of the others out of all images, the rest of which are
-for the test. More of them, with fewer images, are the learning curve.
+for the test.
 
 Phase contrast, NAME = phase-KIND-H: without the annotated image H. KIND is ``heatmap``, ``nested`` (the net that the
-thesis names), ``flows`` and ``star`` (fine-tuned on pseudo-masks from the points), ``detect`` (Mask R-CNN on fixed
-boxes), or ``clicks-N``: a heatmap of N clicks only. No epoch is chosen: there is no image left to choose by.
+thesis names), ``flows`` and ``star`` (fine-tuned on pseudo-masks from the points), or ``detect`` (Mask R-CNN on fixed
+boxes). No epoch is chosen, as there is no image left to choose by: the last one is taken.
+
+Short trainings, all of as many steps, to be compared with each other only: vgg-curve-N, of N images and as many others
+to choose the epoch by; phase-clicks-N, of N clicks on two images; vgg-sigma-S and phase-sigma-S, with another sigma
+than the others have; and vgg-nested, of about as many minutes.
 """
 
 from __future__ import annotations
@@ -29,15 +34,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from _runs import command_line, is_done
+from _runs import begins, command_line
 from _trainings import DATA
 from cellweave.core.image import Image
 from cellweave.core.labels import median_diameter
-from cellweave.core.points import Points
+from cellweave.core.points import Annotation, Points
 from cellweave.io import read_annotations, read_image, read_points
 from cellweave.models import Segmenter, load_segmenter
 from cellweave.prep.foreground import foreground
-from cellweave.representations import known_region
+from cellweave.representations import Heatmap, known_region
 from cellweave.train import Example, TrainConfig
 from cellweave.train.api import MODEL
 from cellweave.train.loop import CHECKPOINT, FEWEST_STEPS
@@ -54,10 +59,14 @@ PHASE = ("1", "2", "4")
 """The annotated images of the phase-contrast set."""
 DRAWS = {"vgg": 5, "mbm": 3, "adi": 3}
 IMAGES = {"vgg": 32, "mbm": 15, "adi": 50}
-FEWER_IMAGES = (2, 4, 8, 16)
-CLICKS = (25, 50, 100, 200, 400, 800)
-CLICKS_WITHOUT = "4"
-"""The phase-contrast image that the learning curve of clicks is tested on."""
+CURVE = (2, 8, 32)
+"""Images of VGG to learn from, of the learning curve."""
+CLICKS = (25, 100, 400)
+EVERY_CLICK = "phase-clicks-all"
+ONE = "4"
+"""The phase-contrast image that the learning curve of clicks and the sweep of sigma are tested on."""
+SIGMAS = (3.0, 4.0, 5.0, 6.0, 7.0)
+"""The thesis' sweep, in px."""
 
 Mask = NDArray[np.bool_]
 Split = tuple[list[Example], list[Example]]
@@ -77,6 +86,8 @@ class Training:
         Of a step on two processor cores, about; for the list only.
     settings
         Of `TrainConfig`, besides.
+    learned
+        Number of images to learn from.
     detector
         A Mask R-CNN, which has settings of its own.
     """
@@ -85,7 +96,13 @@ class Training:
     steps: int
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    learned: int = len(PHASE) - 1
     detector: bool = False
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What decides the result; where it was another, a run is made again."""
+        return {"steps": self.steps, "seed": SEED, "images": self.learned, **self.settings}
 
 
 def drawn(name: str, n: int, draw: int) -> tuple[list[str], list[str], list[str]]:
@@ -95,9 +112,8 @@ def drawn(name: str, n: int, draw: int) -> tuple[list[str], list[str], list[str]
     pool = sorted(row["stem"] for row in rows if row["split"] != "test")
     fixed = sorted(row["stem"] for row in rows if row["split"] == "test")
     order = [pool[k] for k in np.random.default_rng([SEED, draw]).permutation(len(pool))]
-    # The images to choose by are as many as for the largest n, so that curves differ in the others only.
     most = IMAGES[name]
-    return order[:n], order[most : 2 * most], fixed or order[2 * most :]
+    return order[:n], order[most : most + n], fixed or order[2 * most :]
 
 
 @cache
@@ -127,13 +143,19 @@ def phase(stem: str) -> Example:
     Annotators left out what is too dense to tell cells apart; the foreground tells it from an empty place.
     """
     folder = DATA / "phase_points"
-    marked = read_annotations([folder / "label_studio" / f"{name}.json" for name in ("points2", "background")])[stem]
     image = read_image(next((folder / "images").glob(f"{stem}.*")))
     shape = (image.height, image.width)
-    points = Points(marked.points.positions, marked.points.classes, shape=shape)
-    clicks = Points(np.concatenate([points.positions, marked.background_points]))
+    marked = marks(stem).points
+    points = Points(marked.positions, marked.classes, shape=shape)
+    clicks = Points(np.concatenate([points.positions, marks(stem).background_points]))
     known = known_region(clicks, ~foreground(plane_of(image)), shape)
     return Example(stem, image, points, "phase", known=known)
+
+
+def marks(stem: str) -> Annotation:
+    """What was clicked on a phase-contrast image; background on image 1 only."""
+    folder = DATA / "phase_points" / "label_studio"
+    return read_annotations([folder / f"{name}.json" for name in ("points2", "background")])[stem]
 
 
 def others(held_out: str) -> list[str]:
@@ -191,37 +213,54 @@ HEATMAP: dict[str, Any] = {"target": "points", "recipe": "adam", "augmentation":
 """The thesis': crops of 256 px, Adam with steps, quarter turns and flips, brightness and contrast."""
 SETS: dict[str, dict[str, Any]] = {
     "vgg": HEATMAP | {"sigma": 3.0},
-    "mbm": HEATMAP | {"sigma": 5.0},
-    "adi": HEATMAP | {"sigma": 2.5, "crop": 144, "batch_size": 16},
+    "mbm": HEATMAP | {"sigma": 5.0, "crop": 608, "batch_size": 2},
+    "adi": HEATMAP | {"sigma": 2.5, "crop": 160, "batch_size": 20},
 }
-"""Gaussians of about a quarter of the distance between neighbours. Images of ADI have 150 px a side."""
+"""Crops hold whole images (256, 600 and 150 px a side), and batches about as many pixels. Sigma was set by hand before
+the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in phase contrast."""
+STEPS = {"vgg": (3000, 0.5), "mbm": (1440, 0.7), "adi": (2000, 0.5)}
+"""And the seconds of each."""
+SHORT = 384
 FINE_TUNED: dict[str, Any] = {"base": "default"}
 DETECTOR: dict[str, Any] = {"backbone": "resnet18", "tile": 320}
-"""The thesis has ResNet-50 with weights of COCO and a GPU; no weights are at hand here, and so few steps from scratch
-are not enough for either."""
+"""The thesis has ResNet-50 with weights of COCO and a GPU; no weights are at hand here."""
 NESTED: dict[str, Any] = {"net": "NestedUNet"}
-NESTED_STEPS = 700
-"""In as much time as 1200 of FastUNet."""
 
 
 def _planned() -> dict[str, Training]:
     made: dict[str, Training] = {}
     for name, n in IMAGES.items():
         for draw in range(DRAWS[name]):
-            made[f"{name}-{n}-{draw}"] = Training(partial(some_images, name, n, draw), 1000, 0.55, SETS[name])
-    for n in FEWER_IMAGES:
-        made[f"vgg-{n}-0"] = Training(partial(some_images, "vgg", n, 0), 600, 0.7, SETS["vgg"])
-    made["vgg-nested"] = Training(partial(some_images, "vgg", 32, 0), NESTED_STEPS, 0.8, SETS["vgg"] | NESTED)
+            made[f"{name}-{n}-{draw}"] = Training(partial(some_images, name, n, draw), *STEPS[name], SETS[name], n)
+    made |= {f"phase-heatmap-{stem}": Training(partial(without, stem), 1000, 0.5, HEATMAP) for stem in PHASE}
     for stem in PHASE:
-        made[f"phase-heatmap-{stem}"] = Training(partial(without, stem), 1200, 0.4, HEATMAP)
-        made[f"phase-nested-{stem}"] = Training(partial(without, stem), NESTED_STEPS, 0.65, HEATMAP | NESTED)
-        made[f"phase-flows-{stem}"] = Training(partial(with_masks, stem), 1200, 0.3, FINE_TUNED)
+        made[f"phase-nested-{stem}"] = Training(partial(without, stem), 520, 0.9, HEATMAP | NESTED)
+        made[f"phase-flows-{stem}"] = Training(partial(with_masks, stem), 500, 0.3, FINE_TUNED)
         star = FINE_TUNED | {"representation": "StarConvex"}
-        made[f"phase-star-{stem}"] = Training(partial(with_masks, stem), 1200, 0.3, star)
-        made[f"phase-detect-{stem}"] = Training(partial(without, stem), 280, 2.0, DETECTOR, detector=True)
+        made[f"phase-star-{stem}"] = Training(partial(with_masks, stem), 500, 0.3, star)
+        made[f"phase-detect-{stem}"] = Training(partial(without, stem), 200, 2.0, DETECTOR, detector=True)
+    for n in CURVE:
+        made[f"vgg-curve-{n}"] = Training(partial(some_images, "vgg", n, 0), SHORT, 0.5, SETS["vgg"], n)
     for n in CLICKS:
-        made[f"phase-clicks-{n}"] = Training(partial(with_clicks, CLICKS_WITHOUT, n), 600, 0.4, HEATMAP)
+        made[f"phase-clicks-{n}"] = Training(partial(with_clicks, ONE, n), SHORT, 0.5, HEATMAP)
+    made[EVERY_CLICK] = Training(partial(without, ONE), SHORT, 0.5, HEATMAP)
+    most = CURVE[-1]
+    for sigma in SIGMAS:
+        changed = {"sigma": sigma}
+        if sigma != SETS["vgg"]["sigma"]:
+            images = partial(some_images, "vgg", most, 0)
+            made[f"vgg-sigma-{sigma:g}"] = Training(images, SHORT, 0.5, SETS["vgg"] | changed, most)
+        if sigma != Heatmap.sigma:
+            made[f"phase-sigma-{sigma:g}"] = Training(partial(without, ONE), SHORT, 0.5, HEATMAP | changed)
+    nested = SETS["vgg"] | NESTED
+    made["vgg-nested"] = Training(partial(some_images, "vgg", most, 0), 208, 0.9, nested, most)
     return made
+
+
+def with_sigma(name: str, sigma: float) -> str:
+    """The training of the sweep of a set, vgg or phase."""
+    other = f"{name}-sigma-{sigma:g}"
+    return other if other in TRAININGS else {"vgg": f"vgg-curve-{CURVE[-1]}", "phase": EVERY_CLICK}[name]
 
 
 TRAININGS = _planned()
@@ -229,20 +268,20 @@ TRAININGS = _planned()
 
 def trained(name: str, device: str = "auto") -> Segmenter:
     """The model of a training; made now where it is not there yet."""
-    folder = RUNS / name
-    if not is_done(folder):
+    folder, training = RUNS / name, TRAININGS[name]
+    if begins(folder, training.plan):
         print(f"training {name}", flush=True)
-        learned, chosen_by = TRAININGS[name].images()
-        run_stage(learned, chosen_by, config_of(name, len(learned), device), resume=True)
+        learned, chosen_by = training.images()
+        run_stage(learned, chosen_by, config_of(name, device), resume=True)
         shutil.rmtree(folder / "cache", ignore_errors=True)
     return load_segmenter(folder / MODEL)
 
 
-def config_of(name: str, images: int, device: str = "auto") -> TrainConfig:
+def config_of(name: str, device: str = "auto") -> TrainConfig:
     """The settings of a training: as many epochs as make its steps."""
     training = TRAININGS[name]
     settings = training.settings
-    batches = max(FEWEST_STEPS, images // settings.get("batch_size", TrainConfig.batch_size))
+    batches = max(FEWEST_STEPS, training.learned // settings.get("batch_size", TrainConfig.batch_size))
     epochs = max(1, round(training.steps / batches))
     return TrainConfig(RUNS / name, epochs=epochs, validation=0.0, seed=SEED, device=device, **settings)
 
@@ -253,7 +292,7 @@ def trained_detector(name: str, device: str = "auto") -> Detector:
     from cellweave.train.mask_rcnn import MaskRCNNConfig, train_mask_rcnn
 
     folder, training = RUNS / name, TRAININGS[name]
-    if not is_done(folder):
+    if begins(folder, training.plan):
         print(f"training {name}", flush=True)
         config = MaskRCNNConfig(folder, steps=training.steps, seed=SEED, device=device, **training.settings)
         train_mask_rcnn(training.images()[0], config, resume=(folder / CHECKPOINT).is_file())

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cellweave.core.progress import console_progress
 from cellweave.train.api import MODEL
 from cellweave.train.loop import CHECKPOINT
+
+PLAN = "plan.json"
+"""In the folder of a run: what it was made by."""
 
 
 class Planned(Protocol):
@@ -27,21 +32,40 @@ def is_done(run: Path) -> bool:
     return (run / MODEL).is_dir()
 
 
-def state(run: Path) -> str:
-    """For people: done, started or nothing yet."""
+def fits(run: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether the run in this folder, if there is one, was begun by this plan. What came without a plan is believed."""
+    file = run / PLAN
+    return not file.is_file() or json.loads(file.read_text(encoding="utf-8")) == plan
+
+
+def begins(run: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether a run is still to be made. Then its folder is there, without what another plan has left in it."""
+    if is_done(run) and fits(run, plan):
+        return False
+    if not fits(run, plan):
+        print(f"{run.name} was made with other settings, and is made again", flush=True)
+        shutil.rmtree(run)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / PLAN).write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    return True
+
+
+def state(run: Path, plan: Mapping[str, Any] | None = None) -> str:
+    """For people: done, started, made by another plan, or nothing yet."""
+    if plan is not None and not fits(run, plan):
+        return "other settings"
     return "done" if is_done(run) else "started" if (run / CHECKPOINT).is_file() else ""
 
 
 def listing(trainings: Mapping[str, Planned], runs: Path) -> str:
-    """One line a training: how long it takes, and whether it is done."""
+    """One line a training: how long it takes, and whether it is done; and one of all together."""
     width = max(map(len, trainings))
     lines = []
+    minutes = {name: training.steps * training.seconds / 60 for name, training in trainings.items()}
     for name, training in trainings.items():
-        minutes = training.steps * training.seconds / 60
-        lines.append(
-            f"{name:<{width}} {training.steps:>6} steps, about {minutes:.1f} min on two cores  {state(runs / name)}"
-        )
-    return "\n".join(lines)
+        told = state(runs / name, getattr(training, "plan", None))
+        lines.append(f"{name:<{width}} {training.steps:>6} steps, about {minutes[name]:.1f} min on two cores  {told}")
+    return "\n".join([*lines, f"all together about {sum(minutes.values()) / 60:.1f} h"])
 
 
 def command_line(script: str, trainings: Mapping[str, Planned], runs: Path, make: Callable[[str, str], object]) -> None:

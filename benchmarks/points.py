@@ -6,52 +6,64 @@ counting sets of Cohen et al. 2017 (*Count-ception*). Trainings are steps of the
 Phase contrast is tested by leaving one of the three annotated images out. A found cell within 12 px of a click is
 right; pairs are one to one. Annotators did not click where cells are too dense to tell: what is found there counts as
 wrong on "whole images", and plays no part in the "annotated part", which is near a click or shows no cells.
+
+SAM's weights are those in the folder, or of the name on the hub, that the environment variable CELLWEAVE_SAM tells.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+import _plots
 import record
 from _point_trainings import (
     CLICKS,
-    CLICKS_WITHOUT,
+    CURVE,
     DRAWS,
-    FEWER_IMAGES,
+    EVERY_CLICK,
     IMAGES,
+    ONE,
     PHASE,
     SEED,
+    SIGMAS,
+    TRAININGS,
     drawn,
     example,
     guessed_diameter,
+    marks,
     others,
     phase,
     plane_of,
     trained,
     trained_detector,
+    with_sigma,
 )
 from _trainings import trained as paper_model
 from cellweave import Image, Segmenter, segment
 from cellweave.core.errors import CellweaveError, InputError
-from cellweave.core.points import Points
+from cellweave.core.points import Points, Positions
 from cellweave.core.progress import report
 from cellweave.metrics.counting import RADIUS, PointEvaluation, evaluate_points
 from cellweave.models import load_model
+from cellweave.models.count_calibration import CountCalibration
 from cellweave.predict.area import AreaDensity
 from cellweave.predict.blobs import Blobs, find_blobs, fit_threshold
 from cellweave.predict.counting import count
 from cellweave.prep.foreground import foreground
-from cellweave.train import Example
 from record import Row
+
+if TYPE_CHECKING:
+    from cellweave.predict.sam import PointPrompt
 
 PUBLISHED = {
     "vgg": "Count-ception 2.3-2.4, FCRN-A 2.9 +- 0.2",
@@ -62,9 +74,17 @@ WANTED = {"vgg": 2.4, "mbm": 8.5, "adi": 19.0}
 NAMES = {"vgg": "VGG synthetic cells", "mbm": "bone marrow (MBM)", "adi": "adipocytes (ADI)"}
 THESIS = "thesis: its Cellpose found 2,971 of 5,671, by its own count of clicks; the files hold 3,916 on cells"
 BLOB_SIZES = ((6.0, 16.0), (10.0, 24.0), (16.0, 40.0))
-SAM = "facebook/sam-vit-base"
+SAM = os.environ.get("CELLWEAVE_SAM", "facebook/sam-vit-base")
+"""A folder with SAM's weights, or a name on the hub."""
+PLACES = 50
+"""Prompts of background for an image on which no one clicked any."""
+PARTS = 4
+"""Intervals in phase contrast are judged on this many parts of the height by as many of the width."""
 LARGE = (2000, 2500)
 FASTEST = 1.3
+F1 = f"F1 within {RADIUS:g} px"
+LEVEL = 0.9
+"""How often an interval should hold the true count."""
 
 
 @dataclass(frozen=True)
@@ -81,62 +101,100 @@ class Found:
         Where they are; None for a method that only counts.
     annotated
         Number of cells in the annotated part; None: that of the points there.
+    training
+        Name of the model's training, if one was made for it.
     """
 
     count: float
     seconds: float
     points: Points | None = None
     annotated: float | None = None
+    training: str = ""
 
 
 Method = Callable[[str], Found]
 """Gets the name of the phase-contrast image that it may not learn from, and counts its cells."""
 
 
-def counts_on(name: str, model: Segmenter, stems: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """True and predicted number of cells of each image."""
-    true, found = [], []
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """(N,) each: the true numbers of cells, those counted, and half the widths of their intervals."""
+
+    true: NDArray[np.float64]
+    counted: NDArray[np.float64]
+    half: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """Mean of |counted - true|."""
+        return float(np.abs(self.counted - self.true).mean())
+
+    @property
+    def share(self) -> float:
+        """The same over the mean true count."""
+        return self.error / float(self.true.mean())
+
+
+def counts_on(name: str, training: str, stems: Sequence[str]) -> Counts:
+    """What a model counts on images of a set."""
+    model, rows = trained(training), []
     for k, stem in enumerate(stems):
         report("counting", k, len(stems), stem)
         one = example(name, stem)
-        true.append(float(len(one.positions.cells)))
-        found.append(count(one.image, model, interval=None).count)
+        found = count(one.image, model, interval=LEVEL)
+        assert found.high is not None
+        rows.append((len(one.positions.cells), found.count, found.high - found.count))
     report("counting", len(stems), len(stems), "")
-    return np.array(true), np.array(found)
+    return Counts(*np.array(rows, np.float64).T)
+
+
+def interval_rows(counts: Sequence[Counts], title: str, calibrated_on: str, **data: Any) -> Iterator[Row]:
+    """How often the interval holds the true count, and how wide it is."""
+    name = f"{title}: {100 * LEVEL:.0f} % interval"
+    held = np.concatenate([np.abs(one.counted - one.true) <= one.half for one in counts])
+    against = f"of {len(held)} counts; {calibrated_on}"
+    yield Row(f"{name}, share of true counts inside", float(held.mean()), "", against, **data)
+    width = float(np.median(np.concatenate([2 * one.half for one in counts])))
+    cells = np.median(np.concatenate([one.true for one in counts]))
+    yield Row(f"{name}, median width", width, "cells", f"the median image has {cells:.0f}", **data)
+
+
+def steps_of(training: str) -> str:
+    return f"{TRAININGS[training].steps:,} steps"
 
 
 def errors_of(name: str) -> Iterator[Row]:
     """Mean error of the count on a published set: the mean over draws, and each draw."""
     n = IMAGES[name]
-    errors, shares, tested = [], [], 0
-    for draw in range(DRAWS[name]):
-        stems = drawn(name, n, draw)[2]
-        true, found = counts_on(name, trained(f"{name}-{n}-{draw}"), stems)
-        errors.append(float(np.abs(found - true).mean()))
-        shares.append(100 * errors[-1] / float(true.mean()))
-        tested = len(stems)
+    trainings = [f"{name}-{n}-{draw}" for draw in range(DRAWS[name])]
+    draws = [counts_on(name, training, drawn(name, n, draw)[2]) for draw, training in enumerate(trainings)]
+    errors = [one.error for one in draws]
     each = ", ".join(f"{e:.2f}" for e in errors)
-    spread = float(np.std(errors, ddof=1))
+    spread, share = np.std(errors, ddof=1), 100 * np.mean([one.share for one in draws])
     against = (
-        f"{PUBLISHED[name]} as published; draws: {each}, +- {spread:.2f}; {np.mean(shares):.1f} % of the cells; "
-        f"protocol of Count-ception: {n} images to learn from, {n} to choose the epoch by, {tested} others to test on"
+        f"{PUBLISHED[name]} as published; draws: {each}, +- {spread:.2f}; {share:.1f} % of the cells; "
+        f"protocol of Count-ception: {n} images to learn from, {n} to choose the epoch by, {len(draws[0].true)} others "
+        f"to test on; {steps_of(trainings[0])}"
     )
     split = "test, epoch chosen on the pool" if name == "vgg" else "drawn, the rest is the test"
-    title = f"{NAMES[name]}, {n} images: mean error of the count, {len(errors)} draws"
-    yield Row(
-        title, float(np.mean(errors)), "", against, at_most=WANTED[name], data=f"{name}_points", split=split, seed=SEED
-    )
+    data: dict[str, Any] = {"data": f"{name}_points", "split": split, "seed": SEED}
+    title = f"{NAMES[name]}, {n} images"
+    name_of_row = f"{title}: mean error of the count, {len(errors)} draws"
+    yield Row(name_of_row, float(np.mean(errors)), "", against, at_most=WANTED[name], **data)
+    yield from interval_rows(draws, title, f"calibrated on the {n} images that chose the epoch", **data)
 
 
 def vgg() -> Iterator[Row]:
-    """VGG synthetic cells, 32 images, five draws; the net of the thesis on the first."""
+    """VGG synthetic cells, 32 images, five draws; the net of the thesis in a short training."""
     yield from errors_of("vgg")
     stems = drawn("vgg", 32, 0)[2]
-    true, found = counts_on("vgg", trained("vgg-nested"), stems)
-    ours, other = counts_on("vgg", trained("vgg-32-0"), stems)
-    against = f"FastUNet, as much time: {np.abs(other - ours).mean():.2f}"
-    name = "VGG synthetic cells, NestedUNet: mean error of the count, 1 draw"
-    yield Row(name, float(np.abs(found - true).mean()), "", against, data="vgg_points", split="test", seed=SEED)
+    nested, fast = "vgg-nested", f"vgg-curve-{CURVE[-1]}"
+    against = (
+        f"{steps_of(nested)}; FastUNet in about as many minutes: {counts_on('vgg', fast, stems).error:.2f}, "
+        f"{steps_of(fast)}"
+    )
+    name = "VGG synthetic cells, 32 images, NestedUNet in a short training: mean error of the count, 1 draw"
+    yield Row(name, counts_on("vgg", nested, stems).error, "", against, data="vgg_points", split="test", seed=SEED)
 
 
 def mbm() -> Iterator[Row]:
@@ -151,7 +209,8 @@ def adi() -> Iterator[Row]:
 
 def heatmap(held_out: str, name: str = "phase-heatmap") -> Found:
     """CellNet: a heatmap learned from clicks; the count is its integral."""
-    return counted(trained(f"{name}-{held_out}"), held_out)
+    training = f"{name}-{held_out}"
+    return replace(counted(trained(training), held_out), training=training)
 
 
 def counted(model: Segmenter, held_out: str) -> Found:
@@ -173,8 +232,10 @@ def outlined(held_out: str, model: Segmenter, diameter: float | None) -> Found:
 
 
 def fine_tuned(held_out: str, kind: str) -> Found:
-    """A model fine-tuned on the pseudo-masks of the other images."""
-    return outlined(held_out, trained(f"phase-{kind}-{held_out}"), guessed_diameter(held_out))
+    """A model fine-tuned on the other images' pseudo-masks; resized by their diameter, which their making caps at 40 px
+    (the thesis' cells have 38 to 39 px)."""
+    training = f"phase-{kind}-{held_out}"
+    return replace(outlined(held_out, trained(training), guessed_diameter(held_out)), training=training)
 
 
 def embedded(held_out: str) -> Found:
@@ -188,13 +249,14 @@ def stars(held_out: str) -> Found:
 
 
 def mask_rcnn(held_out: str) -> Found:
-    """Mask R-CNN on fixed boxes of 50 px."""
+    """Mask R-CNN on fixed boxes of 50 px, from scratch and few steps, not trained to convergence."""
     from cellweave.predict.mask_rcnn import detect
 
-    detector = trained_detector(f"phase-detect-{held_out}")
+    training = f"phase-detect-{held_out}"
+    detector = trained_detector(training)
     start = time.perf_counter()
     points = detect(phase(held_out).image, detector).points
-    return Found(float(len(points)), time.perf_counter() - start, points)
+    return Found(float(len(points)), time.perf_counter() - start, points, training=training)
 
 
 def sam_grid(held_out: str) -> Found:
@@ -208,49 +270,73 @@ def sam_grid(held_out: str) -> Found:
     return Found(float(len(points)), time.perf_counter() - start, points)
 
 
-def sam_area(held_out: str, positive: str) -> Found:
-    """Area by SAM: all clicks of the image itself are one prompt, as in the thesis; the density is of the others."""
+def sam_prompted(held_out: str, prompt: PointPrompt, *, clicked: bool = False) -> Found:
+    """SAM, one prompt a cell."""
+    from cellweave.predict.sam import load_sam, segment_points
+
+    sam = load_sam(SAM)
+    given = phase(held_out).positions.cells
+    seconds = 0.0
+    if not clicked:
+        found = found_by("heatmap, FastUNet")[held_out]
+        assert found.points is not None
+        given, seconds = found.points, found.seconds
+    start = time.perf_counter()
+    objects = segment_points(sam, phase(held_out).image, given, prompt=prompt)
+    points = Points.from_labels(objects.labels, objects.confidence)
+    return Found(float(len(points)), seconds + time.perf_counter() - start, points)
+
+
+def sam_area(held_out: str, positive: Literal["cells", "background"]) -> Found:
+    """Area by SAM: all clicks of the held-out image itself are one prompt, as in the thesis; density of the others."""
     from cellweave.predict.sam import load_sam, sam_foreground
 
     sam = load_sam(SAM)
 
     def mask(stem: str) -> NDArray[np.bool_]:
-        empty = np.argwhere(~foreground(plane_of(phase(stem).image)))
-        background = np.random.default_rng(SEED).choice(empty, 50).astype(np.float64)
-        cells = phase(stem).positions.cells
-        return sam_foreground(sam, phase(stem).image, cells, background, positive=positive)  # type: ignore[arg-type]
+        one = phase(stem)
+        return sam_foreground(sam, one.image, one.positions.cells, background_clicks(stem), positive=positive)
 
-    stems = others(held_out)
-    model = AreaDensity.fit([mask(stem) for stem in stems], [phase(stem).positions for stem in stems])
-    start = time.perf_counter()
-    return Found(model.count(mask(held_out)), time.perf_counter() - start)
+    return by_area(held_out, mask)
+
+
+def background_clicks(stem: str) -> Positions:
+    """Clicks on background; where no one made any, places drawn among those whose texture shows no cell."""
+    clicked = marks(stem).background_points
+    if len(clicked):
+        return clicked
+    empty = np.argwhere(~foreground(plane_of(phase(stem).image))).astype(np.float64)
+    return np.random.default_rng(SEED).choice(empty, min(PLACES, len(empty)), replace=False)
 
 
 def area(held_out: str) -> Found:
     """Area: the foreground by texture times the density of the other images."""
-    planes = {stem: plane_of(phase(stem).image) for stem in PHASE}
-    stems = others(held_out)
+    return by_area(held_out, lambda stem: foreground(plane_of(phase(stem).image)))
+
+
+def by_area(held_out: str, mask: Callable[[str], NDArray[np.bool_]]) -> Found:
+    """Area of a foreground times the density of the other images, which is that of their annotated parts."""
+    learned = [phase(stem) for stem in others(held_out)]
     model = AreaDensity.fit(
-        [foreground(planes[stem]) for stem in stems],
-        [phase(stem).positions for stem in stems],
-        known=[_known(phase(stem)) for stem in stems],
+        [mask(e.name) for e in learned], [e.positions for e in learned], known=[known_of(e.name) for e in learned]
     )
     start = time.perf_counter()
-    mask = foreground(planes[held_out])
+    found = mask(held_out)
     seconds = time.perf_counter() - start
-    return Found(model.count(mask), seconds, annotated=model.count(mask & _known(phase(held_out))))
+    return Found(model.count(found), seconds, annotated=model.count(found & known_of(held_out)))
 
 
 def blobs(held_out: str) -> Found:
-    """Classical: blobs of the sizes, the sign and the contrast that fit the clicks of the other images best."""
-    learned = [phase(stem) for stem in others(held_out)]
-    truth = [e.positions.cells for e in learned]
+    """Classical: blobs of the sizes, sign and contrast that fit the annotated parts of the other images best."""
+    learned = others(held_out)
+    truth = [phase(stem).positions.cells for stem in learned]
     best: tuple[float, tuple[float, float], bool, float] = (-1.0, BLOB_SIZES[0], True, 1.0)
     for sizes, dark in product(BLOB_SIZES, (True, False)):
-        made = [find_blobs(plane_of(e.image), diameters=sizes, dark=dark) for e in learned]
+        made = [annotated_blobs(stem, sizes, dark) for stem in learned]
         with suppress(InputError):  # the wrong sign or size, where no blob is near a cell
             threshold = fit_threshold(made, truth)
-            best = max(best, (f1_in_known(learned, made, threshold), sizes, dark, threshold))
+            found = [one.above(threshold) for one in made]
+            best = max(best, (evaluate_points(truth, found).total.detection.f1, sizes, dark, threshold))
     _, sizes, dark, threshold = best
     plane = plane_of(phase(held_out).image)
     start = time.perf_counter()
@@ -258,21 +344,30 @@ def blobs(held_out: str) -> Found:
     return Found(float(len(points)), time.perf_counter() - start, points)
 
 
-def f1_in_known(members: Sequence[Example], made: Sequence[Blobs], threshold: float) -> float:
-    """F1 of blobs over this contrast in the annotated part of several images."""
-    found = [within(b.above(threshold), _known(e)) for b, e in zip(made, members, strict=True)]
-    return evaluate_points([e.positions.cells for e in members], found).total.detection.f1
+def annotated_blobs(stem: str, sizes: tuple[float, float], dark: bool) -> Blobs:
+    """The blobs in the annotated part of an image."""
+    made = find_blobs(plane_of(phase(stem).image), diameters=sizes, dark=dark)
+    kept = are_in(made.positions, known_of(stem))
+    return replace(made, positions=made.positions[kept], diameters=made.diameters[kept], strengths=made.strengths[kept])
 
 
-def _known(one: Example) -> NDArray[np.bool_]:
-    assert one.known is not None
-    return one.known
+def known_of(stem: str) -> NDArray[np.bool_]:
+    """(Y, X): the annotated part of a phase-contrast image."""
+    known = phase(stem).known
+    assert known is not None
+    return known
 
 
-def within(points: Points, known: NDArray[np.bool_]) -> Points:
+def are_in(positions: Positions, region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,): which positions are in a region."""
+    row, column = np.rint(positions).astype(int).T
+    inside: NDArray[np.bool_] = region[row, column]
+    return inside
+
+
+def within(points: Points, region: NDArray[np.bool_]) -> Points:
     """The points in a region."""
-    row, column = np.rint(points.positions).astype(int).T
-    return points[known[row, column]]
+    return points[are_in(points.positions, region)]
 
 
 LEFT_OUT: dict[str, Any] = {"data": "phase_points", "split": "leave one image out", "seed": SEED}
@@ -283,6 +378,12 @@ METHODS: dict[str, Method] = {
     "flows as they come": embedded,
     "Mask R-CNN, boxes of 50 px": mask_rcnn,
     "SAM, grid": sam_grid,
+    "SAM, the heatmap's points": partial(sam_prompted, prompt="point"),
+    "SAM, the heatmap's points with an X of negatives": partial(sam_prompted, prompt="negatives"),
+    "SAM, boxes around the heatmap's points": partial(sam_prompted, prompt="box"),
+    "SAM, given the true clicks": partial(sam_prompted, prompt="point", clicked=True),
+    "SAM, given the true clicks with an X of negatives": partial(sam_prompted, prompt="negatives", clicked=True),
+    "SAM, given boxes around the true clicks": partial(sam_prompted, prompt="box", clicked=True),
     "StarDist's representation, fine-tuned on pseudo-masks": partial(fine_tuned, kind="star"),
     "StarDist's representation as it comes": stars,
     "area by texture": area,
@@ -304,7 +405,7 @@ def judged(found: dict[str, Found], *, annotated: bool) -> PointEvaluation:
     for stem, one in found.items():
         some, number = one.points if one.points is not None else Points(np.empty((0, 2))), one.count
         if annotated:
-            some = within(some, _known(phase(stem)))
+            some = within(some, known_of(stem))
             number = float(len(some)) if one.annotated is None else one.annotated
         truth.append(phase(stem).positions.cells)
         points.append(some)
@@ -317,70 +418,142 @@ def count_error(evaluation: PointEvaluation) -> float:
     return 100 * float(np.mean([scores.count_error for scores in evaluation.images]))
 
 
-def told(evaluation: PointEvaluation, *, located: bool) -> str:
-    """The figures of the table in words."""
-    total = evaluation.total
-    text = f"{total.n_predicted:.0f} of {total.n_true} counted, count error {count_error(evaluation):.1f} %"
-    d = total.detection
-    return text + (f", precision {d.precision:.3f}, recall {d.recall:.3f}, F1 {d.f1:.3f}" if located else "")
+def figures_of(evaluation: PointEvaluation, *, located: bool = True) -> dict[str, tuple[float, str]]:
+    """The figures of the table and their units, by name; those of places only where the method tells places."""
+    figures = {"count error": (count_error(evaluation), "%")}
+    if located:
+        d = evaluation.total.detection
+        figures |= {"precision": (d.precision, ""), "recall": (d.recall, ""), F1: (d.f1, "")}
+    return figures
+
+
+def told(evaluation: PointEvaluation) -> str:
+    """The figures in words."""
+    said = [f"{name} {value:.3g} {unit}".strip() for name, (value, unit) in figures_of(evaluation).items()]
+    return ", ".join([numbers(evaluation), *said])
+
+
+def numbers(evaluation: PointEvaluation) -> str:
+    return f"{evaluation.total.n_predicted:.0f} of {evaluation.total.n_true} counted"
 
 
 def phase_contrast() -> Iterator[Row]:
-    """The heatmap on the thesis' images, each left out once: count and F1, whole images and their annotated part."""
+    """The heatmap on the thesis' images, each left out once: count, F1, intervals; whole images and annotated part."""
     for method, wanted in (("heatmap, FastUNet", True), ("heatmap, NestedUNet", False)):
+        training = next(iter(found_by(method).values())).training
         for annotated, part in ((False, "whole images"), (True, "annotated part")):
             evaluation = judged(found_by(method), annotated=annotated)
-            against = f"{THESIS}; {told(evaluation, located=True)}"
+            against = f"{THESIS}; {told(evaluation)}; {steps_of(training)}"
             error, f1 = count_error(evaluation), evaluation.total.detection.f1
             name = f"{method}, {part}"
             yield Row(f"{name}: error of the count", error, "%", against, at_most=10.0 if wanted else None, **LEFT_OUT)
-            yield Row(f"{name}: F1 within {RADIUS:g} px", f1, "", against, at_least=0.8 if wanted else None, **LEFT_OUT)
+            yield Row(f"{name}: {F1}", f1, "", against, at_least=0.8 if wanted else None, **LEFT_OUT)
+    calibrated_on = "calibrated on parts of the other images, by models that saw this one but not theirs"
+    yield from interval_rows(counts_of_parts(), f"heatmap, {PARTS**2} parts of each image", calibrated_on, **LEFT_OUT)
+
+
+def counts_of_parts() -> list[Counts]:
+    """What the heatmap counts in the annotated parts of rectangles of each image, with calibrated intervals."""
+    made = {stem: parts_of(stem, trained(f"phase-heatmap-{stem}")) for stem in PHASE}
+    counts = []
+    for stem, (true, counted, spread) in made.items():
+        calibration = CountCalibration.of(*np.concatenate([made[other] for other in others(stem)], axis=1))
+        counts.append(Counts(true, counted, calibration.factor(LEVEL) * spread))
+    return counts
+
+
+def parts_of(stem: str, model: Segmenter) -> NDArray[np.float64]:
+    """(3, N): true and counted cells in the annotated part of each of N rectangles, and the spread of the count."""
+    one, known = phase(stem), known_of(stem)
+    found = count(one.image, model, interval=LEVEL)
+    edges = [np.linspace(0, n, PARTS + 1).astype(int) for n in known.shape]
+    rows = []
+    for top, left in np.ndindex(PARTS, PARTS):
+        window = (slice(*edges[0][top : top + 2]), slice(*edges[1][left : left + 2]))
+        region = np.zeros_like(known)
+        region[window] = known[window]
+        rows.append((len(within(one.positions.cells, region)), *found.within(region)))
+    return np.array(rows, np.float64).T
 
 
 def seven_methods() -> Iterator[Row]:
-    """All methods on the thesis' images: F1, and in words the count error, precision, recall; seconds an image."""
+    """All methods on the thesis' images: count error, precision, recall, F1 of whole images; seconds an image."""
     for method, work in METHODS.items():
         try:
             found = found_by(method)
         except (CellweaveError, ImportError, OSError) as error:
-            said = " ".join(str(error).split())
-            yield Row(f"{method}: F1 within {RADIUS:g} px", float("nan"), "", f"cannot run here: {said}", **LEFT_OUT)
+            yield Row(method, float("nan"), "", f"cannot run here: {' '.join(str(error).split())}", **LEFT_OUT)
             continue
         located = all(one.points is not None for one in found.values())
         whole, part = (judged(found, annotated=annotated) for annotated in (False, True))
+        annotated = figures_of(part, located=located)
+        what = " ".join(((work.func if isinstance(work, partial) else work).__doc__ or "").split())
+        against = f"{numbers(whole)}; {what} "
+        if training := next(iter(found.values())).training:
+            against += f"{steps_of(training)}. "
+        for figure, (value, unit) in figures_of(whole, located=located).items():
+            against += f"Annotated part: {annotated[figure][0]:.3g} {unit}".strip()
+            yield Row(f"{method}: {figure}", value, unit, against, **LEFT_OUT)
+            against = ""
         seconds = float(np.mean([one.seconds for one in found.values()]))
-        what = (work.func if isinstance(work, partial) else work).__doc__ or ""
-        against = (
-            f"{told(whole, located=located)}; annotated part: {told(part, located=located)}; "
-            f"{seconds:.1f} s an image. {what.partition(chr(10))[0]}"
-        )
-        value = whole.total.detection.f1 if located else float("nan")
-        yield Row(f"{method}: F1 within {RADIUS:g} px", value, "", against, **LEFT_OUT)
+        yield Row(f"{method}: time an image", seconds, "s", **LEFT_OUT)
 
 
-def learning_images() -> Iterator[Row]:
-    """Error of the count against the number of images, on VGG, one draw."""
-    for n in (*FEWER_IMAGES, IMAGES["vgg"]):
-        learned, _, stems = drawn("vgg", n, 0)
-        clicks = sum(len(example("vgg", stem).positions) for stem in learned)
-        true, found = counts_on("vgg", trained(f"vgg-{n}-0"), stems)
-        against = f"{clicks:,} clicks; 32 more images choose the epoch"
+def sweep_of_sigma() -> Iterator[Row]:
+    """The Gaussians' sigma from 3 to 7 px, in short trainings: VGG by images held out, one phase-contrast image."""
+    _, chosen_by, tested = drawn("vgg", CURVE[-1], 0)
+    data: dict[str, Any] = {"data": "vgg_points", "split": "held out of the pool", "seed": SEED}
+    for sigma in SIGMAS:
+        training = with_sigma("vgg", sigma)
+        held_out, test = (counts_on("vgg", training, stems).error for stems in (chosen_by, tested))
+        against = f"on the test images {test:.2f}; {steps_of(training)}"
+        yield Row(f"VGG synthetic cells, sigma {sigma:g} px: mean error of the count", held_out, "", against, **data)
+    for sigma in SIGMAS:
+        training = with_sigma("phase", sigma)
+        yield from rows_of(on_one_image(training), f"phase contrast, sigma {sigma:g} px", training)
+
+
+def on_one_image(training: str) -> PointEvaluation:
+    """What a model finds in the annotated part of one phase-contrast image."""
+    return judged({ONE: counted(trained(training), ONE)}, annotated=True)
+
+
+def rows_of(evaluation: PointEvaluation, title: str, training: str) -> Iterator[Row]:
+    """Error of the count and F1 of a model on one phase-contrast image."""
+    data = LEFT_OUT | {"split": f"image {ONE} left out"}
+    against = f"{told(evaluation)}; the annotated part of the image; {steps_of(training)}"
+    yield Row(f"{title}: error of the count", count_error(evaluation), "%", against, **data)
+    yield Row(f"{title}: {F1}", evaluation.total.detection.f1, "", against, **data)
+
+
+def learning_curves() -> Iterator[Row]:
+    """Error of the count, and F1, against the clicks: on images of VGG, and on phase contrast; all in as many steps."""
+    error = "error of the count over the true one"
+    images: dict[int, float] = {}
+    for n in CURVE:
+        learned, chosen_by, tested = drawn("vgg", n, 0)
+        clicks = sum(len(example("vgg", stem).positions) for stem in (*learned, *chosen_by))
+        training = f"vgg-curve-{n}"
+        found = counts_on("vgg", training, tested)
+        against = f"{clicks:,} clicks, half of them on {n} more images that choose the epoch; {steps_of(training)}"
         name = f"learning curve, VGG, {n} images: mean error of the count"
-        yield Row(name, float(np.abs(found - true).mean()), "", against, data="vgg_points", split="test", seed=SEED)
+        yield Row(name, found.error, "", against, data="vgg_points", split="test", seed=SEED)
+        images[clicks] = found.share
+    everything = sum(len(phase(stem).positions) for stem in others(ONE))
+    phase_errors, phase_f1 = {}, {}
+    for n, training in [(n, f"phase-clicks-{n}") for n in CLICKS] + [(everything, EVERY_CLICK)]:
+        evaluation = on_one_image(training)
+        yield from rows_of(evaluation, f"learning curve, phase contrast, {n} clicks", training)
+        phase_errors[n], phase_f1[n] = count_error(evaluation) / 100, evaluation.total.detection.f1
+    panels = {
+        "VGG synthetic cells": {error: _line(images)},
+        "phase contrast, one image left out": {error: _line(phase_errors), F1: _line(phase_f1)},
+    }
+    _plots.curves(record.RESULTS / "points_learning.svg", panels, "clicks", "share", log2=True)
 
 
-def learning_clicks() -> Iterator[Row]:
-    """Error of the count and F1 against the number of clicks, on one phase-contrast image."""
-    data = LEFT_OUT | {"split": f"image {CLICKS_WITHOUT} left out"}
-    everything = sum(len(phase(stem).positions) for stem in others(CLICKS_WITHOUT))
-    for n, name in [(n, f"phase-clicks-{n}") for n in CLICKS] + [(everything, f"phase-heatmap-{CLICKS_WITHOUT}")]:
-        found = {CLICKS_WITHOUT: counted(trained(name), CLICKS_WITHOUT)}
-        evaluation = judged(found, annotated=True)
-        against = f"{told(evaluation, located=True)}; the annotated part of the image"
-        title = f"learning curve, phase contrast, {n} clicks"
-        yield Row(f"{title}: error of the count", count_error(evaluation), "%", against, **data)
-        f1 = evaluation.total.detection.f1
-        yield Row(f"{title}: F1 within {RADIUS:g} px", f1, "", against, **data)
+def _line(values: dict[int, float]) -> tuple[list[float], list[float]]:
+    return [float(n) for n in values], list(values.values())
 
 
 def count_time() -> Iterator[Row]:
@@ -390,9 +563,18 @@ def count_time() -> Iterator[Row]:
     padded = np.pad(pixels, more, mode="reflect")[:, : LARGE[0], : LARGE[1]]
     image = Image.from_array(np.moveaxis(padded, 0, 2))
     model = trained(f"phase-heatmap-{PHASE[1]}")
-    for interval, at_most in ((0.9, FASTEST), (None, None)):
-        whole, net = timed(image, model, interval)
-        way = "with interval" if interval else "without interval"
+
+    def as_the_command_does() -> None:
+        found = count(image, model)
+        _ = found.unsure, found.remarks
+
+    ways: dict[str, tuple[Callable[[], object], float | None]] = {
+        "without interval": (lambda: count(image, model, interval=None), None),
+        "with interval": (lambda: count(image, model), FASTEST),
+        "with interval and the map of what is unsure, as the command": (as_the_command_does, FASTEST),
+    }
+    for way, (work, at_most) in ways.items():
+        whole, net = timed(image, model, work)
         against = f"{whole:.2f} s to {net:.2f} s of the net alone, which sees the picture once"
         name = f"count, {LARGE[1]} x {LARGE[0]} px, {way}: time over that of the net"
         yield Row(
@@ -400,8 +582,8 @@ def count_time() -> Iterator[Row]:
         )
 
 
-def timed(image: Image, model: Segmenter, interval: float | None, repeats: int = 3) -> tuple[float, float]:
-    """Median seconds of `count`, and of the forward passes that it needs without an interval."""
+def timed(image: Image, model: Segmenter, work: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+    """Median seconds of `work`, and of the forward passes of the model over the image."""
     spent = [0.0]
     begun = [0.0]
 
@@ -419,7 +601,7 @@ def timed(image: Image, model: Segmenter, interval: float | None, repeats: int =
             count(image, model, interval=None)
             net = spent[0]
             start = time.perf_counter()
-            count(image, model, interval=interval)
+            work()
             if k:
                 nets.append(net)
                 wholes.append(time.perf_counter() - start)
@@ -430,5 +612,5 @@ def timed(image: Image, model: Segmenter, interval: float | None, repeats: int =
 
 
 MEASURES: record.Measures = {
-    f.__name__: f for f in (vgg, mbm, adi, phase_contrast, seven_methods, learning_images, learning_clicks, count_time)
+    f.__name__: f for f in (vgg, mbm, adi, phase_contrast, seven_methods, sweep_of_sigma, learning_curves, count_time)
 }

@@ -200,8 +200,9 @@ def test_trainings_are_listed_and_made_by_name(
         _runs.command_line("script", trainings.TRAININGS, tmp_path, lambda *order: made.append(order))
 
     command("--list")
-    lines = capsys.readouterr().out.splitlines()
+    *lines, total = capsys.readouterr().out.splitlines()
     assert len(lines) == len(trainings.TRAININGS)
+    assert total.startswith("all together about ")
     assert [line.split()[0] for line in lines if line.endswith("done")] == ["generalist"]
     assert made == []
     command("generalist", "specialist", "--device", "cpu")
