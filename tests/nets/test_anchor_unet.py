@@ -278,7 +278,7 @@ def wrong_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "module.pth": r"more than a state dict.*nothing in it was run.*state_dict\(\)",
         "list.pth": "something else than a state dict",
         "checkpoint.pth": "something else than a state dict",
-        "resnet34.pth": r"no ResNet-18.*unknown layer1\.2.*more",
+        "resnet34.pth": r"no resnet18.*unknown layer1\.2.*more",
         "headless.pth": r"lacks layer4\.0.* and 12 more",
     }
     state = plain(widths=NARROW).state_dict()

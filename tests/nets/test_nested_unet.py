@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cellweave.core.errors import InputError, MissingExtraError
+from cellweave.core.errors import InputError, MissingExtraError, ModelError
 from cellweave.core.output import NetOutput
 from cellweave.models import Segmenter
+from cellweave.models.imagenet_weights import load_imagenet_encoder
 from cellweave.nets import NETS, FastUNet, NestedUNet
-from cellweave.nets.nested_unet import Attention, Inverted, Plan, SqueezeExcite
+from cellweave.nets.nested_unet import Attention, Encoder, Inverted, Plan, SqueezeExcite
 from cellweave.predict import predict_maps
 from cellweave.predict.torchvision_ops import load_torchvision
 from cellweave.representations import Heatmap
@@ -137,6 +140,25 @@ def test_names_are_those_of_imagenets_weights() -> None:
     assert shapes["features.9.block.1.0.weight"] == (184, 1, 3, 3)
     assert shapes["features.13.block.1.0.weight"] == (672, 1, 5, 5)
     assert shapes["features.15.block.3.1.weight"] == (160,)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_the_encoder_may_start_from_imagenet(tmp_path: Path, channels: int) -> None:
+    """A gray picture in the first plane is seen as one in three equal colours."""
+    theirs = {name: torch.rand_like(value.float()) for name, value in NestedUNet(3).encoder.state_dict().items()}
+    torch.save(theirs | {"features.16.0.weight": torch.rand(9), "classifier.0.bias": torch.rand(2)}, tmp_path / "x.pth")
+    net, peer = NestedUNet(channels).eval(), Encoder(3, (16, 24, 40, 112, 160)).eval()
+    peer.load_state_dict(theirs)
+    load_imagenet_encoder(net, tmp_path / "x.pth")
+    gray = torch.rand(1, 1, 32, 32)
+    x = gray.repeat(1, 3, 1, 1) if channels == 3 else torch.cat([gray, torch.rand_like(gray)], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(net.encoder(x)[0], peer(gray.repeat(1, 3, 1, 1))[0])
+    with pytest.raises(ModelError, match=r"x\.pth does not fit this net.*widths \(16, 24"):
+        load_imagenet_encoder(narrow(), tmp_path / "x.pth")
+    torch.save({"conv1.weight": torch.rand(64, 3, 7, 7)}, tmp_path / "resnet.pth")
+    with pytest.raises(ModelError, match="no mobilenet_v3_large"):
+        load_imagenet_encoder(net, tmp_path / "resnet.pth")
 
 
 def test_fewer_operations_than_the_fast_net() -> None:

@@ -20,10 +20,11 @@ from cellweave.core.labels import median_diameter
 from cellweave.core.progress import showing
 from cellweave.metrics import evaluate
 from cellweave.models import Segmenter, load_model
-from cellweave.nets import CellposeUNet, FastUNet
+from cellweave.nets import CellposeUNet, FastUNet, NestedUNet
 from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
 from cellweave.train import Example, TrainConfig, train
+from cellweave.train.api import start
 from cellweave.train.loop import FEWEST_STEPS
 from cellweave.train.sizes import train_size_model
 
@@ -36,6 +37,7 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     nets = {
         "FastUNet": lambda **options: FastUNet(widths=(4, 8, 8, 8), **options),
         "CellposeUNet": lambda **options: CellposeUNet(widths=(4, 6, 8), **options),
+        "NestedUNet": NestedUNet,
     }
     monkeypatch.setattr("cellweave.train.api.NETS", nets)
     monkeypatch.setattr("cellweave.train.sizes.VIEWS", 4)
@@ -349,3 +351,18 @@ def test_the_same_seed_gives_the_same_size_model(tiny_model: Segmenter, examples
     assert other is not None
     assert np.array_equal(first.coefficients, second.coefficients)
     assert not np.array_equal(first.coefficients, other.coefficients)
+
+
+def test_a_crop_must_fit_the_net(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="crop is 240; NestedUNet needs a multiple of 32, for example 256"):
+        train([], TrainConfig(tmp_path, net="NestedUNet", crop=240))
+    with pytest.raises(InputError, match="imagenet is for a new NestedUNet"):
+        TrainConfig(tmp_path, imagenet="weights.pth")
+
+
+def test_a_nested_net_starts_from_imagenet(tmp_path: Path) -> None:
+    weights = {name: torch.rand_like(value.float()) for name, value in NestedUNet(3).encoder.state_dict().items()}
+    torch.save(weights, tmp_path / "weights.pth")
+    begun = start(TrainConfig(tmp_path, net="NestedUNet", imagenet=str(tmp_path / "weights.pth")))
+    name = "features.4.block.2.fc1.weight"
+    assert torch.equal(begun.net.encoder.state_dict()[name], weights[name])  # type: ignore[union-attr,operator]

@@ -320,8 +320,15 @@ def train(
     unlabelled: Annotated[
         Path | None, typer.Option(help="Folder of images without labels; the model labels them and learns from both.")
     ] = None,
+    oversample: Annotated[
+        float, typer.Option(min=1, help="With --unlabelled: how often labelled images are shown for each time of those.")
+    ] = 8.0,
     imagenet: Annotated[
-        Path | None, typer.Option(help="Weights of a ResNet-18 to start from, with --method cell-segmenter.")
+        Path | None,
+        typer.Option(
+            help="Weights to start from: of a ResNet-18 with --method cell-segmenter, of a MobileNetV3-Large with "
+            "--net NestedUNet."
+        ),
     ] = None,
     augmentation: Annotated[
         str | None, typer.Option(help="standard, microscopy (other acquisitions' noise), classical, square or none.")
@@ -358,6 +365,7 @@ def train(
         base=base,
         net=net,  # type: ignore[arg-type]
         width=width,
+        imagenet=str(imagenet) if imagenet and not method else None,
         representation=representation,  # type: ignore[arg-type]
         target=target,  # type: ignore[arg-type]
         sparse=sparse,
@@ -386,8 +394,8 @@ def train(
         raise CellweaveError(f"--method '{method}' is unknown; there is cell-segmenter, or leave it out")
     if target == "points" and (method or unlabelled or strategy):
         raise CellweaveError("--target points is one training; leave out --method, --unlabelled and --strategy")
-    if imagenet and not method:
-        raise CellweaveError("--imagenet is for the net of --method cell-segmenter; add it")
+    if imagenet and not method and net != "NestedUNet":
+        raise CellweaveError("--imagenet is for --method cell-segmenter and --net NestedUNet; add one of them")
     if only_prepare and (method or unlabelled or strategy):
         raise CellweaveError("--prepare-only is for one training; leave out --method, --unlabelled and --strategy")
     if (cell_line or reporters) and not strategy:
@@ -420,10 +428,16 @@ def train(
     with console_progress() if first else nullcontext():
         if method:
             train_cell_segmenter(
-                folders, config, validation=validation, unlabelled=unlabelled, resume=resume, imagenet=imagenet
+                folders,
+                config,
+                validation=validation,
+                unlabelled=unlabelled,
+                oversample=oversample,
+                resume=resume,
+                imagenet=imagenet,
             )
         elif unlabelled:
-            self_train(folders, config, unlabelled, validation=validation, resume=resume)
+            self_train(folders, config, unlabelled, validation=validation, oversample=oversample, resume=resume)
         else:
             run_training(folders, config, validation=validation, resume=resume)
     if not first:
@@ -596,12 +610,16 @@ def models_add(
     object_: Object = None,
     cell_line: CellLine = None,
     reporter: Reporter = None,
+    diameter: Annotated[
+        float | None, typer.Option(help="Of a model in a set: size of the objects that it learned from, in px.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Add a model or a set to yours; or, with --set, --object, --cell-line and --reporter, a model to a set."""
     from cellweave.cli.models import add
 
-    add(source, name=name, into=into, place=(object_, cell_line, reporter), overwrite=overwrite)
+    place = (object_, cell_line, reporter)
+    add(source, name=name, into=into, place=place, diameter=diameter, overwrite=overwrite)
 
 
 @models_app.command("remove")

@@ -1,4 +1,4 @@
-"""Weights of a ResNet-18 that was trained on ImageNet, for the encoder of `AnchorUNet`."""
+"""Weights of nets that were trained on ImageNet, for the encoders of `AnchorUNet` and `NestedUNet`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ import pickle
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cellweave.core.errors import ModelError
-from cellweave.nets import AnchorUNet
+from cellweave.nets import AnchorUNet, NestedUNet
+
+FIRST = "features.0.0.weight"
+"""The first convolution of MobileNetV3."""
+WIDTHS = {"resnet18": (64, 128, 256, 512), "mobilenet_v3_large": (16, 24, 40, 112, 160)}
 
 
-def load_imagenet_encoder(net: AnchorUNet, path: str | os.PathLike[str]) -> None:
-    """Set the encoder of `net` to a ResNet-18 trained on ImageNet; the rest of the net stays as it is.
+def load_imagenet_encoder(net: AnchorUNet | NestedUNet, path: str | os.PathLike[str]) -> None:
+    """Set the encoder of `net` to one trained on ImageNet; the rest of the net stays as it is.
 
     Parameters
     ----------
     net
-        A net of 3 channels and the default widths; it is changed.
+        A net of the default widths; it is changed. An `AnchorUNet` has 3 channels. Of a `NestedUNet` with another
+        number, the first channel is looked at as a gray picture, and the others have no weight in the beginning.
     path
-        State dict of a ResNet-18 with torchvision's names, ``.safetensors`` or what ``torch.save`` wrote. ``fc.weight``
-        and ``fc.bias`` are not used; counters ``num_batches_tracked``, which old files lack, stay as they are then.
+        State dict of a ResNet-18, or for `NestedUNet` of a MobileNetV3-Large, with torchvision's names,
+        ``.safetensors`` or what ``torch.save`` wrote. Layers that the encoder lacks are not used; counters
+        ``num_batches_tracked``, which old files lack, stay as they are then.
 
     Raises
     ------
@@ -33,15 +40,20 @@ def load_imagenet_encoder(net: AnchorUNet, path: str | os.PathLike[str]) -> None
     path = Path(path)
     state = read_state(path)
     own = net.encoder.state_dict()
-    theirs = {name: value for name, value in state.items() if name not in ("fc.weight", "fc.bias")}
+    nested = isinstance(net, NestedUNet)
+    kind, unused = ("mobilenet_v3_large", ("features.16.", "classifier.")) if nested else ("resnet18", ("fc.",))
+    theirs = {name: value for name, value in state.items() if not name.startswith(unused)}
     missing = [name for name in own if name not in theirs and not name.endswith("num_batches_tracked")]
     unknown = [name for name in theirs if name not in own]
     if missing or unknown:
         facts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(unknown)
         raise ModelError(
-            f"{path} is no ResNet-18 with torchvision's names: it {' and '.join(facts)}; "
-            "choose the state dict of torchvision's resnet18"
+            f"{path} is no {kind} with torchvision's names: it {' and '.join(facts)}; "
+            f"choose the state dict of torchvision's {kind}"
         )
+    if nested and net.in_channels != 3 and theirs[FIRST].ndim == 4:
+        gray = theirs[FIRST].sum(dim=1, keepdim=True)
+        theirs[FIRST] = F.pad(gray, (0, 0, 0, 0, 0, net.in_channels - 1))
     wrong = [
         f"{name} {tuple(value.shape)} in place of {tuple(own[name].shape)}"
         for name, value in theirs.items()
@@ -50,7 +62,7 @@ def load_imagenet_encoder(net: AnchorUNet, path: str | os.PathLike[str]) -> None
     if wrong:
         raise ModelError(
             f"{path} does not fit this net ({net.in_channels} channels, widths {net.widths}): it has {_some(wrong)}; "
-            "ImageNet's weights are for 3 channels and widths (64, 128, 256, 512)"
+            f"ImageNet's weights are for 3 channels and widths {WIDTHS[kind]}"
         )
     net.encoder.load_state_dict(own | theirs)
 

@@ -182,8 +182,11 @@ class NestedUNet(nn.Module):
     unfolds the maps from them, as in `FastUNet`; enlargement takes the nearest pixel; attention is in the nodes only;
     there is no deep supervision.
 
-    Weights of a MobileNetV3-Large that was trained on ImageNet, with torchvision's names, fit the encoder of a net of
-    three channels and the default widths: ``net.encoder.load_state_dict(weights, strict=False)``.
+    Weights of a MobileNetV3-Large that was trained on ImageNet fit the encoder of a net of the default widths; see
+    `cellweave.models.imagenet_weights`.
+
+    The weights of places begin at 0, so that all places count a half: drawn like those before a ReLU, they would
+    saturate most of the sigmoids.
     """
 
     stride = 32
@@ -215,6 +218,9 @@ class NestedUNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                nn.init.zeros_(module.place.weight)
 
     def forward(self, x: Tensor) -> NetOutput:
         """Predict maps and style.

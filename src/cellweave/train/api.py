@@ -27,7 +27,8 @@ from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import read_image, read_labels
 from cellweave.metrics import evaluate
 from cellweave.models import CellSegmenter, Segmenter, load_segmenter
-from cellweave.nets import NETS, AnchorUNet
+from cellweave.models.imagenet_weights import load_imagenet_encoder
+from cellweave.nets import NETS, AnchorUNet, NestedUNet
 from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
 from cellweave.representations import REPRESENTATIONS, Heatmap, MapFormat, PointRepresentation, Representation
@@ -103,6 +104,7 @@ def train(
             return train(data, config, validation=validation, resume=resume, card=card)
     make_output_folder(config.out)
     segmenter = start(config)
+    _check_crop(segmenter, config)
     training, held_out = split(_examples(data, config, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     if not resume and ranks.rank() == 0:
@@ -158,6 +160,7 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
     """
     make_output_folder(config.out)
     segmenter = start(config)
+    _check_crop(segmenter, config)
     training, held_out = split(_examples(data, config, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     parts = {"training": samples} | ({"validation": judged} if judged else {})
@@ -177,6 +180,15 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
 
 def _save_settings(config: TrainConfig) -> None:
     write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
+
+
+def _check_crop(segmenter: Segmenter, config: TrainConfig) -> None:
+    stride = int(segmenter.net.stride)  # type: ignore[arg-type]
+    if config.crop % stride:
+        raise InputError(
+            f"crop is {config.crop}; {type(segmenter.net).__name__} needs a multiple of {stride}, "
+            f"for example {-(-config.crop // stride) * stride}"
+        )
 
 
 def start(config: TrainConfig) -> Segmenter:
@@ -199,6 +211,9 @@ def start(config: TrainConfig) -> Segmenter:
     representation = _representation(config, None)
     widths = {} if config.width == 1 else {"widths": _widths(config.net, config.width)}
     net = _net(config.net, representation, **widths)
+    if config.imagenet:
+        assert isinstance(net, NestedUNet)
+        load_imagenet_encoder(net, config.imagenet)
     usual = DEFAULT_DIAMETER[config.net] if isinstance(representation, Representation) else 0.0
     diameter = config.diameter or usual
     if config.net != "AnchorUNet":

@@ -37,6 +37,9 @@ class TrainConfig:
         Net to build without `base`.
     width
         Channels of that net as a share of its usual ones: with 0.5 it does about a quarter of the work.
+    imagenet
+        File of a MobileNetV3-Large trained on ImageNet for the encoder of a NestedUNet to start from; see
+        `cellweave.models.imagenet_weights`.
     target
         What the data tell: ``"labels"``, or ``"points"``, one a cell (see `cellweave.train.point_data`). Points are
         learned as a `Heatmap`, at the size of the images.
@@ -50,7 +53,8 @@ class TrainConfig:
         Of a Heatmap: width of its Gaussians in px (None: 5, or that of the base); whether dead cells and debris have a
         map of their own.
     epochs, batch_size, crop
-        One epoch shows as many crops of `crop` x `crop` px as there are images, at least 8 batches.
+        One epoch shows as many crops of `crop` x `crop` px as there are images, at least 8 batches. `crop` is a
+        multiple of 16, and of the net's stride (32 of NestedUNet).
     accumulate
         Batches whose gradients are added before each step, where a larger batch does not fit in memory.
     recipe
@@ -100,6 +104,7 @@ class TrainConfig:
     base: str | None = None
     net: Literal["FastUNet", "CellposeUNet", "AnchorUNet", "NestedUNet"] = "FastUNet"
     width: float = 1.0
+    imagenet: str | None = None
     target: Literal["labels", "points"] = "labels"
     sparse: bool = False
     representation: Literal["DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy", "Heatmap"] | None = None
@@ -148,6 +153,8 @@ class TrainConfig:
         for name in ("validation", "simulated"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        if self.imagenet and (self.base or self.net != "NestedUNet"):
+            raise InputError("imagenet is for a new NestedUNet; choose that net, or leave it out")
         if self.target == "points" and self.learned != "Heatmap":
             raise InputError(f"points tell no outlines for {self.representation}; they are learned as a Heatmap")
         if self.target == "points" and self.diameter is not None:
