@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from cellweave.io import write_labels
-from cellweave.models import Choice, ModelSet, Segmenter, load_set
+from cellweave.models import Choice, ModelSet, Segmenter, Training, load_set
 from cellweave.predict import channel_choice
 
 Run = Callable[..., Any]
@@ -24,8 +24,8 @@ def zoo(tmp_path: Path, tiny_model: Segmenter) -> ModelSet:
     models = ModelSet.create(tmp_path / "zoo")
     for name in ("nuclei", "cells"):
         for reporter in ("ERK", "AKT"):
-            models = models.add(tiny_model, object=name, cell_line="U2OS", reporter=reporter)
-        models = models.choose(name, "U2OS", Choice(diameter=24.0))
+            where = {"object": name, "cell_line": "U2OS", "reporter": reporter}
+            models = models.add(tiny_model, **where, training=Training(24.0))
     return models
 
 
@@ -61,7 +61,6 @@ def test_the_best_goes_into_the_set(run_cli: Run, zoo: ModelSet, data: Path) -> 
     for name, images in (("nuclei", 2), ("cells", 1)):
         choice = load_set(zoo.root).choice(name, "U2OS")
         assert choice.reporters == ("AKT",)
-        assert choice.diameter == 24.0
         assert choice.scores["images"] == images
         table = rows(zoo.root / f"choice_{name}_U2OS.csv")
         assert len(table) == 2 + 5
@@ -86,7 +85,7 @@ def test_one_object_into_another_folder(run_cli: Run, zoo: ModelSet, data: Path,
         "staple",
         "flow_fusion",
     }
-    assert load_set(zoo.root).choice("nuclei", "U2OS") == Choice(diameter=24.0)
+    assert load_set(zoo.root).choice("nuclei", "U2OS") == Choice()
 
 
 def test_objects_without_labels(run_cli: Run, zoo: ModelSet, data: Path) -> None:
@@ -94,7 +93,7 @@ def test_objects_without_labels(run_cli: Run, zoo: ModelSet, data: Path) -> None
     done = run_cli("fuse", "select", zoo.root, data, "--methods", "flow_fusion", "--device", "cpu")
     assert done.status == 0, done.err
     assert "No labels of cells" in done.err
-    assert load_set(zoo.root).choice("cells", "U2OS") == Choice(diameter=24.0)
+    assert load_set(zoo.root).choice("cells", "U2OS") == Choice()
     done = run_cli("fuse", "select", zoo.root, data, "--object", "cells", "--device", "cpu")
     assert done.status == 1
     assert "has no labels of cells" in done.err

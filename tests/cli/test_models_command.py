@@ -72,8 +72,14 @@ def test_a_set_grows_by_commands(run_cli: Run, mine: Path, model_folder: Path) -
     assert "has the model for nuclei, U2OS, ERK now" in done.out
     assert run_cli("models", "add", model_folder, "--set", "mek", *what, "AKT").status == 0
     assert run_cli("models", "add", model_folder, "--set", mine / "mek", *what, "akt").status == 1
-    assert run_cli("models", "add", model_folder, "--set", mine / "mek", *what, "akt", "--overwrite").status == 0
+    assert (
+        run_cli(
+            "models", "add", model_folder, "--set", mine / "mek", *what, "akt", "--overwrite", "--diameter", 18
+        ).status
+        == 0
+    )
     assert load_set("mek").reporters("nuclei", "U2OS") == ("ERK", "AKT")
+    assert load_set("mek").training(Key("nuclei", "U2OS", "AKT")).diameter == 18
     done = run_cli("models", "remove", "mek", *what, "erk", "--yes")
     assert done.status == 0, done.err
     assert "no model for nuclei, U2OS, ERK any more" in done.out

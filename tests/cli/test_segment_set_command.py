@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellweave.core.linking import link
 from cellweave.io import read_image, read_labels, read_table
-from cellweave.models import Choice, ModelSet, Segmenter
+from cellweave.models import Choice, ModelSet, Segmenter, Training
 from cellweave.predict import segment_set
 
 Run = Callable[..., Any]
@@ -31,8 +31,9 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, tiny_model: Segmenter) -> Mode
     models = ModelSet.create(tmp_path_factory.mktemp("sets") / "zoo")
     for name in ("nuclei", "cells"):
         for reporter in ("ERK", "AKT", "p38"):
-            models = models.add(tiny_model, object=name, cell_line="U2OS", reporter=reporter)
-        models = models.choose(name, "U2OS", Choice(("ERK", "AKT"), diameter=24.0))
+            where = {"object": name, "cell_line": "U2OS", "reporter": reporter}
+            models = models.add(tiny_model, **where, training=Training(24.0))
+        models = models.choose(name, "U2OS", Choice(("ERK", "AKT")))
     return models.add(tiny_model, object="nuclei", cell_line="A375", reporter="ERK")
 
 
@@ -124,7 +125,7 @@ def test_what_is_finished_is_skipped_until_the_set_changes(
     again = run_cli(*arguments)
     assert again.status == 0
     assert again.err.count("already done") == 3
-    own.choose("nuclei", "U2OS", Choice(diameter=20))
+    own.choose("nuclei", "U2OS", Choice(method="simple"))
     changed = run_cli(*arguments)
     assert changed.status == 1
     assert "other settings (model_hash" in changed.err

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from cellweave.core.errors import InputError, ModelError, WriteError
-from cellweave.models import Choice, Key, ModelSet, Segmenter, load_model, load_set
+from cellweave.models import Choice, Key, ModelSet, Segmenter, Training, load_model, load_set
 from cellweave.models.folder import settings_hash
-from cellweave.models.model_set import ANY, SET, same
+from cellweave.models.model_set import ANY, AVERAGE, SET, same
 
+MADE = Training(12.5, {"a": "01ef"})
 ERK, AKT = Key("nuclei", "U2OS", "ERK"), Key("nuclei", "U2OS", "AKT")
 
 
@@ -32,7 +33,8 @@ def put(models: ModelSet, model: Segmenter, *keys: Key) -> ModelSet:
 @pytest.fixture
 def zoo(tmp_path: Path, tiny_model: Segmenter) -> ModelSet:
     models = ModelSet.create(tmp_path / "zoo", card={"Data": "none"})
-    return put(models, tiny_model, ERK, AKT, Key("cells", "U2OS", "ERK"), Key("nuclei", "A 375", "p38/JNK"))
+    models = models.add(tiny_model, **ERK._asdict(), training=MADE)
+    return put(models, tiny_model, AKT, Key("cells", "U2OS", "ERK"), Key("nuclei", "A 375", "p38/JNK"))
 
 
 def alter(zoo: ModelSet, change: Callable[[dict[str, Any]], None]) -> None:
@@ -43,7 +45,7 @@ def alter(zoo: ModelSet, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_loaded_is_what_was_written(zoo: ModelSet, tiny_model: Segmenter) -> None:
-    zoo = zoo.choose("nuclei", "U2OS", Choice(("AKT",), "staple", 24.0, {"f1": 0.5}))
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("AKT",), "staple", {"f1": 0.5}))
     loaded = ModelSet.load(zoo.root)
     assert loaded == zoo
     assert loaded.name == "zoo"
@@ -51,9 +53,10 @@ def test_loaded_is_what_was_written(zoo: ModelSet, tiny_model: Segmenter) -> Non
     assert loaded.objects("u2os") == ("nuclei", "cells")
     assert loaded.objects("A375") == ("nuclei",)
     assert loaded.reporters("nuclei", "U2OS") == ("ERK", "AKT")
-    assert loaded.choice("nuclei", "u2os") == Choice(("AKT",), "staple", 24.0, {"f1": 0.5})
+    assert loaded.choice("nuclei", "u2os") == Choice(("AKT",), "staple", {"f1": 0.5})
     assert loaded.choice("cells", "U2OS") == Choice()
     assert loaded.card == {"Data": "none"}
+    assert (loaded.training(Key("nuclei", "u2os", "erk")), loaded.training(AKT)) == (MADE, Training())
     model = loaded.model(ERK)
     assert model is loaded.model(Key("nuclei", "u2os", "e r k"))
     assert len(model.hash) == 64
@@ -107,21 +110,37 @@ def test_a_model_is_replaced_only_when_asked(zoo: ModelSet, tiny_model: Segmente
 
 
 def test_what_was_removed_is_gone(zoo: ModelSet) -> None:
-    zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK", "AKT"), "simple", 20.0, {"f1": 0.9}))
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK", "AKT"), "simple", {"f1": 0.9}))
     zoo = zoo.choose("cells", "U2OS", Choice(("ERK",)))
     folder = zoo.folder(ERK)
     zoo = zoo.remove(Key("nuclei", "u2os", "erk")).remove(Key("cells", "U2OS", "ERK"))
     assert not folder.exists()
     assert zoo == ModelSet.load(zoo.root)
     assert zoo.reporters("nuclei", "U2OS") == ("AKT",)
-    assert zoo.choice("nuclei", "U2OS") == Choice(("AKT",), "simple", 20.0)
+    assert zoo.choice("nuclei", "U2OS") == Choice(("AKT",), "simple")
     assert zoo.objects("U2OS") == ("nuclei",)
     assert ("cells", "U2OS") not in zoo.choices
     with pytest.raises(ModelError, match=r"no model for nuclei, U2OS, ERK; it has nuclei, U2OS, AKT; nuclei, A 375"):
         zoo.remove(ERK)
 
 
-def test_two_that_add_at_once_lose_nothing(zoo: ModelSet, tiny_model: Segmenter) -> None:
+def test_a_choice_loses_its_figures_when_its_models_change(zoo: ModelSet, tiny_model: Segmenter) -> None:
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK",), "simple", {"f1": 0.9}))
+    zoo = zoo.add(tiny_model, object="nuclei", cell_line="U2OS", reporter="p38")
+    assert zoo.choice("nuclei", "U2OS").scores == {"f1": 0.9}
+    zoo = zoo.add(tiny_model, object="nuclei", cell_line="u2os", reporter="erk", overwrite=True)
+    assert zoo.choice("nuclei", "U2OS") == Choice(("ERK",), "simple")
+    assert zoo.training(ERK) == Training()
+
+
+def test_the_names_of_special_models_are_written_in_one_way(tmp_path: Path, tiny_model: Segmenter) -> None:
+    models = put(
+        ModelSet.create(tmp_path / "z"), tiny_model, Key("nuclei", "U2OS", "Any"), Key("cells", "U2OS", " AVERAGE")
+    )
+    assert models.keys == (Key("nuclei", "U2OS", ANY), Key("cells", "U2OS", AVERAGE))
+
+
+def test_two_that_add_in_turn_lose_nothing(zoo: ModelSet, tiny_model: Segmenter) -> None:
     one, two = ModelSet.load(zoo.root), ModelSet.load(zoo.root)
     one.add(tiny_model, object="cells", cell_line="U2OS", reporter="AKT")
     two.add(tiny_model, object="cells", cell_line="U2OS", reporter="p38")
@@ -189,6 +208,7 @@ def test_a_set_cannot_point_outside_its_folder(zoo: ModelSet, folder: str) -> No
     [
         lambda s: s["models"][0].update(object="mitochondria"),
         lambda s: s["models"][0].pop("sha256"),
+        lambda s: s["models"][0]["training"].update(diameter=-1),
         lambda s: s["models"].append(3),
         lambda s: s.update(choices=[{"object": "nuclei", "cell_line": "U2OS", "reporters": [], "method": "magic"}]),
         lambda s: s.update(choices=[{"object": "nuclei", "cell_line": "U2OS", "reporters": [], "what": 1}]),
@@ -250,7 +270,7 @@ def test_unknown_methods(method: str) -> None:
 @pytest.mark.parametrize("diameter", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_diameters(diameter: float) -> None:
     with pytest.raises(InputError, match="diameter"):
-        Choice(diameter=diameter)
+        Training(diameter)
 
 
 def test_nothing_is_created_over_something(zoo: ModelSet, model_folder: Path, tmp_path: Path) -> None:
@@ -262,10 +282,18 @@ def test_nothing_is_created_over_something(zoo: ModelSet, model_folder: Path, tm
 
 
 def test_the_card_tells_models_and_choices(zoo: ModelSet) -> None:
-    zoo = zoo.choose("nuclei", "U2OS", Choice(("AKT",), "staple", 24.0, {"f1": 0.875}))
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("AKT",), "staple", {"f1": 0.875}))
     card = (zoo.root / "README.md").read_text()
     assert card == zoo.card_text()
-    for part in ("# Model set: zoo", "## nuclei of U2OS", "AKT, by STAPLE (f1 0.875)", "24 px", zoo.hash, "Data: none"):
+    for part in (
+        "# Model set: zoo",
+        "## nuclei of U2OS",
+        "AKT, by STAPLE (f1 0.875)",
+        "12.5 px",
+        "made with 1 images",
+        zoo.hash,
+        "Data: none",
+    ):
         assert part in card, part
 
 

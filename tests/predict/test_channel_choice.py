@@ -16,7 +16,7 @@ from cell_segmenters import branch
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.image import Image
 from cellweave.metrics import evaluate
-from cellweave.models import Choice, ModelSet, Segmenter
+from cellweave.models import Choice, ModelSet, Segmenter, Training
 from cellweave.models.model_set import FUSION_METHODS
 from cellweave.predict import channel_choice, fused, segment_set
 from cellweave.predict.channel_choice import ChannelChoice, choose_channels
@@ -29,8 +29,9 @@ WHAT: Any = {"object": "nuclei", "cell_line": "U2OS", "device": "cpu"}
 def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Segmenter) -> ModelSet:
     zoo = ModelSet.create(tmp_path_factory.mktemp("sets") / "zoo")
     for name in NAMES:
-        zoo = zoo.add(tiny_model, object="nuclei", cell_line="U2OS", reporter=name)
-    return zoo.choose("nuclei", "U2OS", Choice(diameter=24.0))
+        where = {"object": "nuclei", "cell_line": "U2OS", "reporter": name}
+        zoo = zoo.add(tiny_model, **where, training=Training(24.0))
+    return zoo
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_figures_are_those_of_segmenting_with_that_choice(
     for row in found.rows[:: max(1, len(found.rows) // 12)]:
         if row.reporters == ("C",):
             continue  # the second image has no such channel, and segment_set takes others then
-        chosen = replace(models, choices={("nuclei", "U2OS"): Choice(row.reporters, row.method, 24.0)})
+        chosen = replace(models, choices={("nuclei", "U2OS"): Choice(row.reporters, row.method)})
         predicted = [segment_set(image, chosen, device="cpu")["nuclei"].labels for image in images]
         total = evaluate(truth, predicted).total
         assert row.f1 == total.at(0.5).f1
@@ -86,8 +87,8 @@ def test_the_best_comes_first_and_is_the_choice(found: ChannelChoice) -> None:
     assert len(found.best.reporters) == min(len(row.reporters) for row in ties)
     single = max(row.f1 for row in found.rows if len(row.reporters) == 1)
     assert found.best.f1 >= single
-    choice = found.as_choice(Choice(("x",), "simple", 17.0, {"f1": 0}))
-    assert (choice.reporters, choice.method, choice.diameter) == (found.best.reporters, found.best.method, 17.0)
+    choice = found.choice
+    assert (choice.reporters, choice.method) == (found.best.reporters, found.best.method)
     assert choice.scores["f1"] == pytest.approx(found.best.f1, abs=1e-4)
     assert choice.scores["images"] == 2
 

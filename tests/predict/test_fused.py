@@ -16,7 +16,7 @@ from cellweave.core.errors import InputError, ModelError
 from cellweave.core.image import Image
 from cellweave.fusion import flow_fusion, fuse_instances
 from cellweave.metrics import match
-from cellweave.models import Choice, ModelSet, Segmenter
+from cellweave.models import Choice, ModelSet, Segmenter, Training
 from cellweave.models.model_set import ANY, AVERAGE, FUSION_METHODS
 from cellweave.predict import predict_maps, segment, segment_set
 from cellweave.predict.fused import fuse, named, pick_models
@@ -30,11 +30,12 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_model: Segmenter) -> M
     """Three reporters for nuclei, of which the third is not chosen, two for cells."""
     zoo = ModelSet.create(tmp_path_factory.mktemp("sets") / "zoo")
     for reporter in ("ERK", "AKT", "p38"):
-        zoo = zoo.add(tiny_model.with_(name=reporter), object="nuclei", cell_line="U2OS", reporter=reporter)
+        where = {"object": "nuclei", "cell_line": "U2OS", "reporter": reporter}
+        zoo = zoo.add(tiny_model.with_(name=reporter), **where, training=Training(24.0))
     for reporter in ("ERK", "AKT"):
         bigger = tiny_model.with_(diameter=20.0)
         zoo = zoo.add(bigger, object="cells", cell_line="U2OS", reporter=reporter)
-    return zoo.choose("nuclei", "U2OS", Choice(("ERK", "AKT"), diameter=24.0))
+    return zoo.choose("nuclei", "U2OS", Choice(("ERK", "AKT")))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_other_methods_fuse_the_labels_of_each_channel(image: Image, models: Mod
 @pytest.mark.parametrize("method", FUSION_METHODS)
 def test_a_lone_channel_gives_what_segment_gives(image: Image, models: ModelSet, method: str) -> None:
     expected = segment(alone(image, 0), models.model(models.keys[0]), diameter=24.0, device="cpu")
-    chosen = replace(models, choices={("nuclei", "U2OS"): Choice(("ERK",), method, 24.0)})
+    chosen = replace(models, choices={("nuclei", "U2OS"): Choice(("ERK",), method)})
     result = segment_set(image, chosen, objects=["nuclei"], device="cpu")["nuclei"]
     assert result.pick is not None
     assert result.pick.reporters == ("ERK",)
@@ -190,6 +191,19 @@ def test_a_diameter_is_one_for_all_models(image: Image, models: ModelSet) -> Non
         for c in (0, 1)
     ]
     assert np.array_equal(estimated.maps, flow_fusion(maps))
+
+
+def test_each_model_keeps_the_diameter_of_its_training(image: Image, tmp_path: Path, tiny_model: Segmenter) -> None:
+    """One that does not know its own gets the median of the others'."""
+    zoo = ModelSet.create(tmp_path / "z")
+    for name, size in (("ERK", 20.0), ("AKT", 26.0), ("DAPI", None)):
+        where = {"object": "nuclei", "cell_line": "U2OS", "reporter": name}
+        zoo = zoo.add(tiny_model, **where, training=Training(size))
+    result = segment_set(image, zoo, device="cpu")["nuclei"]
+    sizes = (20.0, 26.0, 23.0)
+    maps = [predict_maps(alone(image, c), tiny_model, diameter=size, device="cpu") for c, size in enumerate(sizes)]
+    assert np.array_equal(result.maps, flow_fusion(maps))
+    assert result.diameter == 23.0
 
 
 def test_doubtful_objects_are_left_out(image: Image, models: ModelSet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 
 from cellweave.core.errors import InputError
+from cellweave.core.files import sha256
 from cellweave.core.labels import diameters
 from cellweave.io import write_labels
 from cellweave.models import Segmenter
@@ -174,7 +176,9 @@ def test_a_set_is_trained_that_segments_the_images(small: Path, tmp_path: Path, 
     assert "image pairs can be used" in text
     for name in ("nuclei", "cells"):
         training = split_fields(fields, config(tmp_path / "run", model_folder))[0]
-        assert made.choice(name, LINE).diameter == mean_diameter(training, name)
+        kept = made.training(Key(name, LINE, "P2"))
+        assert kept.diameter == mean_diameter(training, name)
+        assert kept.images == {f.name: sha256(f.image.source) for f in fields}
         model = made.model(Key(name, LINE, "P2"))
         assert str(model.channels) == "gray"
         assert model.diameter == 24.0
@@ -184,7 +188,7 @@ def test_a_set_is_trained_that_segments_the_images(small: Path, tmp_path: Path, 
     loaded.check()
     found = segment_set(fields[2].image, loaded, cell_line=LINE)
     assert set(found) == {"nuclei", "cells"}
-    assert found["cells"].diameter == made.choice("cells", LINE).diameter
+    assert found["cells"].diameter == made.training(Key("cells", LINE, "P2")).diameter
     assert found["cells"].pick is not None
     assert found["cells"].pick.reporters == ("P1", "P2")
 
@@ -253,6 +257,12 @@ def test_what_is_missing_is_said(small: Path, tmp_path: Path, model_folder: Path
         train_strategy(small, "all", options, cell_line=LINE)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"images/x\.tif"):
         train_strategy(small / "images", "channel-wise", options)
+    with pytest.raises(InputError, match="cannot be the name of a cell line"):
+        train_strategy(small, "channel-wise", options, cell_line="U2OS, WT")
+    for place in ("lines/A375", "lines/U2OS", "judged/A375"):
+        shutil.copytree(small, tmp_path / place)
+    with pytest.raises(InputError, match="has no images of U2OS; it has A375"):
+        train_strategy(tmp_path / "lines", "channel-wise", options, validation=tmp_path / "judged")
     bare = tmp_path / "bare"
     write_field(bare, "a", pictures[0][0], ("", "", ""), {"cells": pictures[0][1]["cells"]})
     with pytest.raises(InputError, match="--reporters P1,P2,P3"):

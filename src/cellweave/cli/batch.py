@@ -134,7 +134,7 @@ def _one(file: Path, stem: Path | None, work: Work[Result], before: Row | None) 
         for path, write in outputs.items():
             write(path, result)
         row |= own
-        row["outputs"] = " ".join(path.name for path in outputs)
+        row["outputs"] = " ".join(path.name for path in outputs if path.exists())
     except CellweaveError as error:
         row |= {"status": "failed", "error": str(error)}
     except Exception as error:  # a fault of ours in one file must not end the batch; it is reported

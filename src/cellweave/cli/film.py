@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class Film:
         Some frames, side by side.
     row
         The film's row in the summary.
+    failed
+        Frames that could not be segmented.
     """
 
     image: Image
@@ -76,6 +78,7 @@ class Film:
     table: Table
     overlay: NDArray[np.uint8]
     row: Row
+    failed: frozenset[int] = frozenset()
 
 
 WRITERS: dict[str, Callable[[Path, Film], object]] = {
@@ -101,8 +104,10 @@ def check_outputs(image: Image, kinds: Sequence[str]) -> None:
         )
 
 
-def segment_film(frames: Frames, folder: Path) -> Film:
+def segment_film(frames: Frames, folder: Path, measured: Image) -> Film:
     """Segment every frame; those that fail are empty in the labels, and told in the row, whose status is failed then.
+
+    Intensities are those of `measured`, an image of the same time points.
 
     Raises
     ------
@@ -129,7 +134,7 @@ def segment_film(frames: Frames, folder: Path) -> Film:
     diameters: list[float] = []
     for t in range(n):
         try:
-            found = frames[t]
+            found = replace(frames[t], image=measured.plane(t=t))
         except WriteError:
             raise
         except CellweaveError as error:
@@ -154,4 +159,4 @@ def segment_film(frames: Frames, folder: Path) -> Film:
         numbers = ", ".join(map(str, failed))
         why = f"frames {numbers} of {n} ({next(iter(failed.values()))}); they are empty in the results of the others"
         row |= {"status": "failed", "error": why}
-    return Film(image, labels, table, montage(list(pictures.values()), list(pictures)), row)
+    return Film(image, labels, table, montage(list(pictures.values()), list(pictures)), row, frozenset(failed))

@@ -83,7 +83,7 @@ def run(
         place = re.sub(r"[^\w.-]+", "-", line)
         file = folder / f"choice_{name}_{place}.csv"
         write_atomically(file, partial(_write, found))
-        models = models.choose(name, line, found.as_choice(models.choice(name, line)))
+        models = models.choose(name, line, found.choice)
         console.print(_table(found))
         console.print(_said(found, models.name, file), soft_wrap=True, markup=False)
 

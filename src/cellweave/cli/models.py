@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cellweave.core.errors import CellweaveError, InputError
-from cellweave.models import Key, ModelSet, list_models, load_model, load_segmenter, load_set
+from cellweave.models import Key, ModelSet, Training, list_models, load_model, load_segmenter, load_set
 from cellweave.models.archive import add_to_registry, export_archive, import_archive, remove_from_registry
 from cellweave.models.model_set import OBJECTS, is_model_set
 from cellweave.models.registry import find_model, list_sets, user_folder
@@ -32,11 +32,15 @@ def show_info(name: str) -> None:
     typer.echo(load_set(name).card_text() if _is_set(name) else load_model(name).card_text())
 
 
-def add(source: str, *, name: str | None, into: str | None, place: Place, overwrite: bool) -> None:
+def add(
+    source: str, *, name: str | None, into: str | None, place: Place, diameter: float | None, overwrite: bool
+) -> None:
     """Add a model or set to the user's, or a model to a set, which is made where there is none."""
     if into is None:
-        if any(place):
-            raise InputError("--object, --cell-line and --reporter are for a model of a set; say which with --set")
+        if any(place) or diameter:
+            raise InputError(
+                "--object, --cell-line, --reporter and --diameter are for a model of a set; say which with --set"
+            )
         entry = add_to_registry(source, name=name, overwrite=overwrite)
         typer.echo(f"'{entry.name}' is added; it is in {entry.path}")
         return
@@ -45,7 +49,7 @@ def add(source: str, *, name: str | None, into: str | None, place: Place, overwr
     key = _key(place)
     model = load_segmenter(source)
     models = load_set(into) if _is_set(into) else ModelSet.create(_new_folder(into))
-    models = models.add(model, **key._asdict(), overwrite=overwrite)
+    models = models.add(model, **key._asdict(), training=Training(diameter), overwrite=overwrite)
     typer.echo(f"Model set '{models.name}' in {models.root} has the model for {models.find(key)} now")
 
 

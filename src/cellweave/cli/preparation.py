@@ -51,21 +51,25 @@ class Preparation:
             Scaling.load(scaling) if scaling else None,
         )
 
+    def measured(self, image: Image) -> Image:
+        """The image that intensities are measured on: with even illumination, but the contrast that it has."""
+        return corrected(image, self.illumination, keep_dtype=self.clahe is not None) if self.illumination else image
+
     def of(self, image: Image) -> Image:
-        """The image, prepared; pixels are corrected when they are read."""
-        if self.illumination:
-            image = corrected(image, self.illumination, keep_dtype=self.clahe is not None)
+        """The image, prepared for the nets; pixels are corrected when they are read."""
+        image = self.measured(image)
         if self.clahe:
             image = equalised(image, tiles=self.clahe[0], clip_limit=self.clahe[1])
         return self.scaling.apply(image) if self.scaling else image
 
     @property
     def record(self) -> dict[str, str]:
-        """What decides the results, for `run.json`: hashes of the files."""
+        """What decides the results, for `run.json`: hashes of the files, and what intensities were measured on."""
         return {
             "illumination": self.illumination.hash if self.illumination else "",
             "clahe": str(self.clahe or ""),
             "scaling": self.scaling.hash if self.scaling else "",
+            "measured_on": "pixels with even illumination" if self.illumination else "pixels of the file",
         }
 
 

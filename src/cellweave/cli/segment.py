@@ -84,12 +84,13 @@ def run(
     }
 
     def do(file: Path) -> tuple[Segmentation | Film, Row]:
-        image = before.of(film_of(read_image(file, axes=settings.axes), settings.plane))
+        raw = film_of(read_image(file, axes=settings.axes), settings.plane)
+        image, measured = before.of(raw), before.measured(raw)
         if image.size("T") > 1:
             check_outputs(image, settings.save)
-            film = segment_film(segment_frames(image, model, **options), out)
+            film = segment_film(segment_frames(image, model, **options), out, measured)
             return film, film.row
-        result = segment_image(image, model, **options)
+        result = replace(segment_image(image, model, **options), image=measured.plane())
         return result, _row(result)
 
     work = Work(

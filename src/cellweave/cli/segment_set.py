@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from cellweave.cli.batch import PLAIN, Row, Work, film_of, run_batch
 from cellweave.cli.film import WRITERS, Film, LabelStore, check_outputs, segment_film
 from cellweave.cli.preparation import Preparation
 from cellweave.cli.segment import OUTPUTS, SUMMARY
-from cellweave.core.errors import InputError
+from cellweave.core.errors import CellweaveError, InputError, WriteError
 from cellweave.core.image import Image
 from cellweave.core.labels import Labels
 from cellweave.core.linking import NO_CELL, link
@@ -27,7 +27,7 @@ from cellweave.models import ModelSet, load_set
 from cellweave.models.model_set import OBJECTS
 from cellweave.predict import Segmentation, parse_diameter, segment_set
 from cellweave.predict.frames import Frames, of_some
-from cellweave.predict.fused import named, pick_models, set_diameter
+from cellweave.predict.fused import named, pick_objects, set_diameter
 
 COLUMNS = (
     *("frames", "nuclei", "cells", "anucleate", "multinucleated", "nuclei_without_cell"),
@@ -61,10 +61,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in one file, by object; with nuclei and cells, the cytoplasm and the table of both."""
+    """What was found in one file, by object, and what is told of the models; with nuclei and cells, the cytoplasm and
+    the table of both.
+    """
 
     image: Image
-    by_object: dict[str, Segmentation | Film]
+    by_object: Mapping[str, Segmentation | Film]
+    told: Sequence[str]
     cytoplasm: Labels | LabelStore | None = None
     linked: Table | None = None
 
@@ -94,22 +97,22 @@ def run(
     console, said = Console(stderr=True), set[str]()
 
     def do(file: Path) -> tuple[Found, Row]:
-        image = before.of(film_of(read_image(file, axes=settings.axes), settings.plane))
+        raw = film_of(read_image(file, axes=settings.axes), settings.plane)
         if settings.reporters:
-            image = named(image, settings.reporters)
-        film = image.size("T") > 1
-        told = of_some(image, lambda frame: [pick_models(frame, models, name, line).text for name in objects])[0]
-        for text in told:
+            raw = named(raw, settings.reporters)
+        image, measured = before.of(raw), before.measured(raw)
+        if image.size("T") > 1:
+            check_outputs(image, settings.save)
+            found = _film((image, measured), models, objects, diameters, out, **options)
+        else:
+            picks, left_out = pick_objects(image.plane(), models, objects, line)
+            results = segment_set(image, models, objects=list(picks), diameters=diameters, **options)
+            found = _linked(measured.plane(), results, [pick.text for pick in picks.values()] + _reasons(left_out))
+        for text in found.told:
             if text not in said:
                 console.print(f"Model set {models.name}, {text}", **PLAIN)
-        said.update(told)
-        if film:
-            check_outputs(image, settings.save)
-            found = _film(image, models, objects, diameters, out, **options)
-        else:
-            plane = image.plane()
-            found = _linked(plane, segment_set(plane, models, objects=objects, diameters=diameters, **options))
-        return found, _row(found) | {"models": " | ".join(told)}
+        said.update(found.told)
+        return found, _row(found) | {"models": " | ".join(found.told)}
 
     chosen = asdict(settings) | {"cell_line": line, "model_hash": models.hash, "version": __version__} | before.record
     work = Work(
@@ -134,46 +137,83 @@ def _diameters(text: str | None, objects: Sequence[str]) -> dict[str, str]:
     return sizes
 
 
-def _linked(image: Image, found: dict[str, Any]) -> Found:
+def _reasons(left_out: Mapping[str, CellweaveError]) -> list[str]:
+    return [f"{name} are left out: {error}" for name, error in left_out.items()]
+
+
+def _linked(image: Image, found: Mapping[str, Segmentation], told: Sequence[str]) -> Found:
+    """Intensities are those of `image`."""
+    measured = {name: replace(one, image=image) for name, one in found.items()}
     if len(found) < len(OBJECTS):
-        return Found(image, found)
+        return Found(image, measured, told)
     both = link(*(found[name].labels for name in OBJECTS), image=image)
-    return Found(image, found, both.cytoplasm, both.table)
+    return Found(image, measured, told, both.cytoplasm, both.table)
 
 
 def _film(
-    image: Image, models: ModelSet, objects: Sequence[str], diameters: dict[str, str], folder: Path, **options: Any
+    images: tuple[Image, Image],
+    models: ModelSet,
+    objects: Sequence[str],
+    diameters: dict[str, str],
+    folder: Path,
+    **options: Any,
 ) -> Found:
-    """Each object frame by frame; a diameter that is not given is one for the film."""
-    found: dict[str, Segmentation | Film] = {}
+    """Each object frame by frame; `images` are the film to segment, and the one to measure intensities on."""
+    image, measured = images
+    found: dict[str, Film] = {}
+    told: list[str] = []
+    left_out: dict[str, CellweaveError] = {}
     for name in objects:
-        size = parse_diameter(diameters.get(name), image)
-        if size is None:
-            line, device = options["cell_line"], options["device"]
-            look = partial(set_diameter, model_set=models, object=name, cell_line=line, device=device)
-            sizes = of_some(image, look)
-            size = float(np.median([s for s in sizes if s])) if any(sizes) else None
-        given = {name: size} if size else {}
-
-        def one(frame: Image, name: str = name, given: dict[str, float] = given) -> Segmentation:
-            return segment_set(frame, models, objects=[name], diameters=given, **options)[name]
-
-        found[name] = segment_film(Frames(image, one), folder)
+        try:
+            found[name], texts = _object_film(images, models, name, diameters.get(name), folder, **options)
+            told += texts
+        except WriteError:
+            raise
+        except CellweaveError as error:
+            left_out[name] = error
+    if not found:
+        raise next(iter(left_out.values()))
+    told += _reasons(left_out)
     if len(found) < len(OBJECTS):
-        return Found(image, found)
-    nuclei, cells = (film.labels for film in found.values())
+        return Found(measured, found, told)
+    (nuclei, cells), failed = (film.labels for film in found.values()), {t for f in found.values() for t in f.failed}
     cytoplasm, tables = LabelStore(folder, (image.height, image.width)), list[Table]()
     for t in range(image.size("T")):
-        if not (nuclei[t].any() or cells[t].any()):  # it may be a frame that cannot be read
-            cytoplasm.append(cells[t])
+        if t in failed:
+            cytoplasm.append(np.zeros_like(cells[t]))
             continue
-        both = link(nuclei[t], cells[t], image=image.plane(t=t))
+        both = link(nuclei[t], cells[t], image=measured.plane(t=t))
         cytoplasm.append(both.cytoplasm)
         tables.append({"frame": np.full(len(both.table["cell"]), t), **both.table})
-    tables = tables or [{"frame": np.zeros(0, np.int64), **link(nuclei[0], cells[0]).table}]
-    return Found(
-        image, found, cytoplasm, {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    )
+    tables = tables or [{"frame": np.zeros(0, np.int64), **link(*np.zeros((2, 1, 1), np.int32)).table}]
+    table = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    return Found(measured, found, told, cytoplasm, table)
+
+
+def _object_film(
+    images: tuple[Image, Image], models: ModelSet, name: str, diameter: str | None, folder: Path, **options: Any
+) -> tuple[Film, list[str]]:
+    """One object in every frame, and which models were used; a diameter that is not given is one for the film."""
+    image, measured = images
+    size = parse_diameter(diameter, image)
+    if size is None:
+        line, device = options["cell_line"], options["device"]
+        look = partial(set_diameter, model_set=models, object=name, cell_line=line, device=device)
+        sizes = of_some(image, look)
+        size = float(np.median([s for s in sizes if s])) if any(sizes) else None
+    texts: list[str] = []
+
+    def one(frame: Image) -> Segmentation:
+        found = segment_set(frame, models, objects=[name], diameters={name: size} if size else {}, **options)[name]
+        texts.append(found.pick.text if found.pick else "")
+        return found
+
+    film = segment_film(Frames(image, one), folder, measured)
+    first: dict[str, int] = {}
+    for t, text in zip((t for t in range(image.size("T")) if t not in film.failed), texts, strict=True):
+        first.setdefault(text, t)
+    start = min(first.values())
+    return film, [text if t == start else f"from frame {t} on: {text}" for text, t in first.items()]
 
 
 def _row(found: Found) -> Row:
@@ -211,12 +251,14 @@ def _writers(objects: Sequence[str], kinds: Sequence[str]) -> dict[str, Callable
             f"{CYTOPLASM}{OUTPUTS[k][0][7:]}": _write_cytoplasm for k in kinds if k in ("labels", "png", "zarr")
         }
         if "table" in kinds:
-            writers[LINKED] = lambda path, found: write_table(path, found.linked or {})
+            writers[LINKED] = lambda path, found: write_table(path, found.linked) if found.linked else None
     return writers
 
 
 def _write(name: str, kind: str, path: Path, found: Found) -> None:
-    result = found.by_object[name]
+    result = found.by_object.get(name)
+    if result is None:
+        return  # there was no model for it
     if isinstance(result, Film):
         WRITERS[kind](path, result)
     else:

@@ -3,7 +3,7 @@
 from cellweave.models.calibration import Calibration, fit_calibration
 from cellweave.models.cell_segmenter import CellSegmenter
 from cellweave.models.count_calibration import CountCalibration
-from cellweave.models.model_set import Choice, Key, ModelSet
+from cellweave.models.model_set import Choice, Key, ModelSet, Training
 from cellweave.models.registry import AnyModel, ModelEntry, list_models, load_model, load_segmenter, load_set
 from cellweave.models.segmenter import Segmenter
 from cellweave.models.size_model import SizeModel, fit_size_model
@@ -19,6 +19,7 @@ __all__ = [
     "ModelSet",
     "Segmenter",
     "SizeModel",
+    "Training",
     "fit_calibration",
     "fit_size_model",
     "list_models",

@@ -59,20 +59,35 @@ class Choice:
         Whose models are fused; empty for all that there are.
     method
         One of `FUSION_METHODS`.
-    diameter
-        Of the objects, in px of the images, as in training; None: estimated for each image.
     scores
         Figures that it was chosen by.
     """
 
     reporters: tuple[str, ...] = ()
     method: str = FLOW_FUSION
-    diameter: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.method not in FUSION_METHODS:
             raise InputError(f"fusion method '{self.method}' is unknown; choose from {', '.join(FUSION_METHODS)}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a set keeps of how a model was made, as far as it matters when the model is used.
+
+    Parameters
+    ----------
+    diameter
+        Of the objects, in px of the images, that the model learned at, and is used with; None: not known.
+    images
+        SHA-256 of the files that it learned from or was chosen by, by name.
+    """
+
+    diameter: float | None = None
+    images: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         if self.diameter is not None and not 0 < self.diameter < float("inf"):
             raise InputError(f"diameter is {self.diameter}; it must be a positive number of pixels, or None")
 
@@ -83,6 +98,7 @@ class _Entry:
 
     folder: str
     sha256: str
+    training: Training = Training()
 
 
 @dataclass(frozen=True)
@@ -146,10 +162,11 @@ class ModelSet:
             settings = read_settings(root, SET)
             entries, choices = {}, {}
             for row in settings["models"]:
-                key, entry = Key(row["object"], row["cell_line"], row["reporter"]), _Entry(row["folder"], row["sha256"])
+                key = Key(row["object"], row["cell_line"], row["reporter"])
+                entry = _Entry(row["folder"], row["sha256"], Training(**row["training"]))
                 if not _FOLDER.fullmatch(entry.folder):
                     raise ModelError(f"model set {root}: '{entry.folder}' is no name of a folder in it; do not use it")
-                entries[_checked(key)] = entry
+                entries[checked(key)] = entry
             for row in settings["choices"]:
                 what = {k: v for k, v in row.items() if k not in ("object", "cell_line")}
                 choices[row["object"], row["cell_line"]] = Choice(**what | {"reporters": tuple(row["reporters"])})
@@ -244,6 +261,16 @@ class ModelSet:
             self._loaded[known] = Segmenter.load(folder)
         return self._loaded[known]
 
+    def training(self, key: Key) -> Training:
+        """How a model was made.
+
+        Raises
+        ------
+        ModelError
+            When the set has no such model; says what it has.
+        """
+        return self._entries[self._known(key)].training
+
     def check(self) -> None:
         """Read every model; raises a `ModelError` for the first that is missing or altered."""
         for key in self._entries:
@@ -252,8 +279,19 @@ class ModelSet:
                 check_file(folder, SETTINGS, self._entries[key].sha256)
             Segmenter.load(folder)
 
-    def add(self, model: Segmenter, *, object: str, cell_line: str, reporter: str, overwrite: bool = False) -> ModelSet:
-        """Save a model into the set.
+    def add(
+        self,
+        model: Segmenter,
+        *,
+        object: str,
+        cell_line: str,
+        reporter: str,
+        training: Training | None = None,
+        overwrite: bool = False,
+    ) -> ModelSet:
+        """Save a model into the set. A choice that it changes loses the figures that it was made by.
+
+        Several programs may add to a set one after the other, not at the same moment.
 
         Parameters
         ----------
@@ -263,6 +301,8 @@ class ModelSet:
             ``"nuclei"`` or ``"cells"``.
         cell_line, reporter
             Names; `ANY` and `AVERAGE` are reporters, too.
+        training
+            How it was made.
         overwrite
             Take the place of the model that the set has for these.
 
@@ -273,19 +313,23 @@ class ModelSet:
         ModelError
             When there is such a model already, and not `overwrite`.
         """
-        key = _checked(Key(object, cell_line.strip(), reporter.strip()))
+        key = checked(Key(object, cell_line.strip(), reporter.strip()))
         if not isinstance(model.representation, Representation):
             raise InputError(f"model '{model.name}' finds where cells are, not their outlines; a set needs outlines")
-        now = ModelSet.load(self.root)  # as it is by now: several trainings may add to one set
+        now = ModelSet.load(self.root)  # as it is by now: others may have added to it
         before = now.find(key)
         if before and not overwrite:
             raise ModelError(f"model set '{self.name}' has a model for {before} already; remove it first, or overwrite")
         folder = _free(self.root, key)
         model.save(self.root / folder)
-        entry = _Entry(folder, sha256(self.root / folder / SETTINGS))
+        entry = _Entry(folder, sha256(self.root / folder / SETTINGS), training or Training())
         entries = dict(now._entries)
         entries[before or key] = entry
-        written = replace(now, _entries=entries)._written()
+        choices = {
+            place: replace(choice, scores={}) if _concerns(key, place, choice) else choice
+            for place, choice in now.choices.items()
+        }
+        written = replace(now, choices=choices, _entries=entries)._written()
         if before:
             shutil.rmtree(self.root / now._entries[before].folder, ignore_errors=True)
         return written
@@ -349,13 +393,16 @@ class ModelSet:
                     f"- {reporter}: {self._about(name, line, reporter)}" for reporter in self.reporters(name, line)
                 ]
                 lines.append(f"- Used: {chosen}, by {spoken(choice.method)}" + (f" ({scores})" if scores else ""))
-                if choice.diameter is not None:
-                    lines.append(f"- Diameter in the images: {choice.diameter:g} px")
         return "\n".join(lines) + "\n"
 
     def _about(self, object: str, cell_line: str, reporter: str) -> str:
         entry = self._entries[Key(object, cell_line, reporter)]
-        return f"folder {entry.folder}, SHA-256 of its {SETTINGS} {entry.sha256}"
+        made = entry.training
+        return (
+            f"folder {entry.folder}, SHA-256 of its {SETTINGS} {entry.sha256}"
+            + (f", objects of {made.diameter:g} px in the images" if made.diameter else "")
+            + (f", made with {len(made.images)} images" if made.images else "")
+        )
 
     def _known(self, key: Key) -> Key:
         known = self.find(key)
@@ -399,13 +446,27 @@ def plain(name: str) -> str:
     return "".join(name.casefold().split())
 
 
-def _checked(key: Key) -> Key:
+def checked(key: Key) -> Key:
+    """The key, with `ANY` and `AVERAGE` as they are written here.
+
+    Raises
+    ------
+    InputError
+        When the object is unknown, or a name is impossible.
+    """
     if key.object not in OBJECTS:
         raise InputError(f"a model is for {' or '.join(OBJECTS)}, not for '{key.object}'")
     for what, name in (("cell line", key.cell_line), ("reporter", key.reporter)):
         if not plain(name) or not name.isprintable() or len(name) > 100 or "," in name:
             raise InputError(f"'{name}' cannot be the name of a {what}; use 1 to 100 printable characters, no comma")
-    return key
+    special = plain(key.reporter)
+    return key._replace(reporter=special) if special in (ANY, AVERAGE) else key
+
+
+def _concerns(key: Key, place: tuple[str, str], choice: Choice) -> bool:
+    """Whether a model is one of those that a choice fuses."""
+    chosen = not choice.reporters or any(same(name, key.reporter) for name in choice.reporters) or key.reporter == ANY
+    return chosen and place[0] == key.object and same(place[1], key.cell_line)
 
 
 def _free(root: Path, names: Iterable[str]) -> str:

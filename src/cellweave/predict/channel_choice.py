@@ -93,12 +93,13 @@ class ChannelChoice:
         """The first row."""
         return self.rows[0]
 
-    def as_choice(self, before: Choice) -> Choice:
-        """The best as the set keeps it, with the diameter that it has."""
+    @property
+    def choice(self) -> Choice:
+        """The best as the set keeps it."""
         found = self.best.total.at(IOU)
         figures = {"f1": found.f1, "precision": found.precision, "recall": found.recall}
         scores = {name: round(value, 4) for name, value in figures.items()} | {"images": self.n_images}
-        return Choice(self.best.reporters, self.best.method, before.diameter, scores)
+        return Choice(self.best.reporters, self.best.method, scores)
 
     def of(self, reporters: Subset) -> list[Scored]:
         """The rows of a subset, best first."""
@@ -212,7 +213,6 @@ class _Table:
     def __init__(self, model_set: ModelSet, object: str, cell_line: str, folder: Path) -> None:
         self.object = object
         self._set, self._line, self._folder = model_set, cell_line, folder
-        self._diameter = model_set.choice(object, cell_line).diameter
         self._truth: list[Labels] = []
         self._maps: list[dict[str, Maps]] = []
         self._labels: list[dict[str, Labels]] = []
@@ -241,7 +241,7 @@ class _Table:
                 f"{truth.shape[1]}; give the labels of this image"
             )
         raters = find_raters(image, self._set, self.object, self._line).raters
-        maps, _ = rater_maps(image, self._set, raters, diameter=self._diameter, device=device)
+        maps, _ = rater_maps(image, self._set, raters, device=device)
         models = {rater.reporter: self._set.model(rater.key) for rater in raters}
         self._labels.append(
             {name: model.decode_scored(one)[0] for (name, model), one in zip(models.items(), maps, strict=True)}

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from cellweave.core.errors import ReadError
+from cellweave.core.errors import CellweaveError
 from cellweave.core.image import Image
 from cellweave.core.progress import report
 from cellweave.models import AnyModel, CellSegmenter, Segmenter
@@ -149,14 +149,16 @@ def _most(found: list[Any]) -> Any:
 
 
 def of_some(film: Image, look: Callable[[Image], Any]) -> list[Any]:
-    """What `look` gives for frames evenly spaced; those that cannot be read are left out, unless none can."""
-    n = film.size("T")
+    """What `look` gives for frames evenly spaced.
+
+    Those that cannot be read or looked at are left out; where none can, the error of the last is raised.
+    """
     found: list[Any] = []
-    for k, t in enumerate(places := spread(n, SAMPLED)):
+    for t in (places := spread(film.size("T"), SAMPLED)):
         try:
             found.append(look(film.plane(t=t)))
-        except ReadError as error:
-            if not found and k + 1 == len(places):
+        except CellweaveError as error:
+            if not found and t == places[-1]:
                 raise
             log.info("frame %d is left out: %s", t, error)
     return found

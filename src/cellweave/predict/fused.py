@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellweave.core.errors import InputError, ModelError
+from cellweave.core.errors import CellweaveError, InputError, ModelError
 from cellweave.core.image import Image, PixelArray
 from cellweave.core.labels import Labels, median_diameter
 from cellweave.fusion import flow_fusion, fuse_instances
@@ -20,6 +21,8 @@ from cellweave.predict.maps import as_plane, estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, check_confidence, parse_diameter, without_doubtful
 from cellweave.prep import Channels, empty_channels
 from cellweave.representations.base import Maps
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,12 @@ def segment_set(
     cell_line
         Of the image; may be left out where the set has one only.
     objects
-        Nuclei, cells or both; without them, all that the set has for this cell line.
+        Nuclei, cells or both; without them, those of the cell line that a model can be used for. A warning is logged
+        about others, and only where none is left there is an error.
     diameters
-        Of the objects, by object, in px or as text (``"12um"``); in their place the set's own are used, else they are
-        estimated, as the median over the models used.
+        Of the objects, by object, in px or as text (``"12um"``). Without it each model gets the diameter that it was
+        trained at (`ModelSet.training`); those that do not know theirs get the median of the others', else of what
+        they estimate.
     device, augment, min_confidence
         As for `cellweave.predict.segment`.
 
@@ -171,12 +176,16 @@ def segment_set(
     """
     check_confidence(min_confidence)
     picture, line = as_plane(image), model_set.cell_line(cell_line)
-    picks = [pick_models(picture, model_set, name, line) for name in objects or model_set.objects(line)]
+    picks, left_out = pick_objects(picture, model_set, objects or model_set.objects(line), line)
+    if objects and left_out:
+        raise next(iter(left_out.values()))
+    for name, error in left_out.items():
+        log.warning("no %s: %s", name, error)
     return {
         pick.object: _segment(
             picture, model_set, pick, (diameters or {}).get(pick.object), device, augment, min_confidence
         )
-        for pick in picks
+        for pick in picks.values()
     }
 
 
@@ -260,6 +269,28 @@ def pick_models(image: Image, model_set: ModelSet, object: str, cell_line: str) 
     return replace(found, raters=chosen, choice=choice, not_chosen=left)
 
 
+def pick_objects(
+    image: Image, model_set: ModelSet, objects: Sequence[str], cell_line: str
+) -> tuple[dict[str, Pick], dict[str, CellweaveError]]:
+    """`pick_models` for each of the objects; and for those that no model can be used for, why not.
+
+    Raises
+    ------
+    ModelError, InputError
+        That of the first object, when no model can be used for any of them.
+    """
+    picks: dict[str, Pick] = {}
+    left_out: dict[str, CellweaveError] = {}
+    for name in objects:
+        try:
+            picks[name] = pick_models(image, model_set, name, cell_line)
+        except CellweaveError as error:
+            left_out[name] = error
+    if not picks:
+        raise next(iter(left_out.values()))
+    return picks, left_out
+
+
 def rater_maps(
     image: Image,
     model_set: ModelSet,
@@ -269,24 +300,26 @@ def rater_maps(
     device: str = "auto",
     augment: bool = False,
 ) -> tuple[list[Maps], float | None]:
-    """Maps of each rater's model on its channel, and the diameter that the image was resized by.
+    """Maps of each rater's model on its channel, and the diameter of the objects, the median over the raters.
 
-    Without a `diameter` it is the median of what the models estimate; None where all of them find cells of any size.
+    Diameters are those of `segment_set`; None where all models find cells of any size.
     """
-    seen = [(*_view(image, rater, model_set.model(rater.key)), model_set.model(rater.key)) for rater in raters]
-    if diameter is None:
-        diameter = _estimated(seen, device)
-    options: dict[str, Any] = {"diameter": diameter, "device": device, "augment": augment}
-    return [predict_maps(view, model, channels=channels, **options) for view, channels, model in seen], diameter
+    sizes = _diameters(image, model_set, raters, device) if diameter is None else [diameter] * len(raters)
+    maps = []
+    for rater, size in zip(raters, sizes, strict=True):
+        model = model_set.model(rater.key)
+        view, channels = _view(image, rater, model)
+        maps.append(predict_maps(view, model, diameter=size, channels=channels, device=device, augment=augment))
+    known = [size for size in sizes if size]
+    return maps, float(np.median(known)) if known else None
 
 
 def set_diameter(image: Image, model_set: ModelSet, object: str, cell_line: str, device: str = "auto") -> float | None:
-    """The diameter in px that `segment_set` uses where none is given: the set's, else an estimate, else None."""
-    pick = pick_models(image, model_set, object, cell_line)
-    if pick.choice.diameter is not None:
-        return pick.choice.diameter
-    seen = [(*_view(image, rater, model_set.model(rater.key)), model_set.model(rater.key)) for rater in pick.raters]
-    return _estimated(seen, device)
+    """The diameter in px that `segment_set` estimates where none is given and no model knows its own; else None."""
+    raters = pick_models(image, model_set, object, cell_line).raters
+    if any(model_set.training(rater.key).diameter for rater in raters):
+        return None
+    return _diameters(image, model_set, raters, device)[0]
 
 
 def averageable(models: Sequence[Segmenter]) -> bool:
@@ -334,7 +367,7 @@ def _segment(
     augment: bool,
     min_confidence: float,
 ) -> Fused:
-    given = parse_diameter(pick.choice.diameter if diameter is None else diameter, image)
+    given = parse_diameter(diameter, image)
     maps, size = rater_maps(image, model_set, pick.raters, diameter=given, device=device, augment=augment)
     models = [model_set.model(rater.key) for rater in pick.raters]
     labels, confidence, mean = fuse(maps, models, pick.choice.method)
@@ -343,9 +376,16 @@ def _segment(
     return Fused(labels, confidence, mean, size, models[0], image, dropped, pick=pick)
 
 
-def _estimated(seen: Sequence[tuple[Image, Channels, Segmenter]], device: str) -> float | None:
-    found = [estimate_diameter(v, model, channels=c, device=device) for v, c, model in seen if model.diameter]
-    return float(np.median(found)) if found else None
+def _diameters(image: Image, model_set: ModelSet, raters: Sequence[Rater], device: str) -> list[float | None]:
+    """Of each rater: that of its training, else the median of those of others, else of the estimates."""
+    own = [model_set.training(rater.key).diameter for rater in raters]
+    known = [size for size in own if size]
+    if not known:
+        for rater in raters:
+            model = model_set.model(rater.key)
+            view, channels = _view(image, rater, model)
+            known += [estimate_diameter(view, model, channels=channels, device=device)] if model.diameter else []
+    return [size or (float(np.median(known)) if known else None) for size in own]
 
 
 def _view(image: Image, rater: Rater, model: Segmenter) -> tuple[Image, Channels]:

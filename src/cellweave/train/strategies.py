@@ -19,9 +19,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from cellweave.core.errors import InputError
-from cellweave.core.files import make_output_folder, write_atomically
+from cellweave.core.files import make_output_folder, sha256, write_atomically
 from cellweave.core.image import Image
-from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, is_model_set, plain
+from cellweave.models import Segmenter, Training
+from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, checked, is_model_set, plain
 from cellweave.predict.fused import with_channels
 from cellweave.train.config import TrainConfig
 from cellweave.train.objects import Field, cell_line_folders, object_diameters, read_fields
@@ -50,7 +51,8 @@ def train_strategy(
     """Train the models of a strategy and put them into a model set.
 
     All objects of a kind are resized by one factor, which makes their mean diameter that of the base; the set keeps
-    that mean, and images are segmented with it. So the diameter is the same in training and in use (Sec. 3.4).
+    that mean with each model, and images are segmented with it. So the diameter is the same in training and in use
+    (Sec. 3.4).
 
     Parameters
     ----------
@@ -85,21 +87,30 @@ def train_strategy(
     if strategy not in STRATEGIES:
         raise InputError(f"strategy is '{strategy}'; choose from {', '.join(STRATEGIES)}")
     out, folders = make_output_folder(config.out), cell_line_folders(data, cell_line)
-    lines = {line: _read(folder, reporters, out, line) for line, folder in folders.items()}
     judged = {} if validation is None else cell_line_folders(validation, cell_line or _only(folders))
+    if validation is not None and (missing := [line for line in folders if line not in judged]):
+        raise InputError(f"{validation} has no images of {', '.join(missing)}; it has {', '.join(judged)}")
+    lines = {line: _read(folder, reporters, out, line) for line, folder in folders.items()}
     made = ModelSet.load(out / SET) if is_model_set(out / SET) else ModelSet.create(out / SET)
     for line, fields in lines.items():
         held_out = _read(judged[line], reporters, out, f"{line}-validation") if line in judged else None
         training, chosen_by = (fields, held_out) if held_out is not None else split_fields(fields, config)
+        if not chosen_by:
+            log.warning(
+                "%s: of %d images none is held out, so that every training goes on to its last epoch; give more "
+                "images, or others with --validation",
+                line,
+                len(fields),
+            )
         for name in OBJECTS:
             diameter = mean_diameter(training, name)
             if not diameter:
                 continue
             for key, one, learned, held in trainings(strategy, Key(name, line, ""), (training, chosen_by), config):
                 log.info("%s: %d images", key, len(learned))
-                made = _trained(made, key, replace(one, out=out / RUNS / folder_name(key)), (learned, held), resume)
-            before = made.choice(name, line)
-            made = made.choose(name, line, replace(before, diameter=diameter))
+                run = replace(one, out=out / RUNS / folder_name(key))
+                model = run_stage(learned, held, run, resume=resume, card=_card(key, learned))
+                made = _added(made, key, model, _training(learned + held))
     return made
 
 
@@ -186,15 +197,15 @@ def _spellings(fields: Sequence[Field]) -> dict[str, str]:
     return names
 
 
-def _trained(
-    made: ModelSet, key: Key, config: TrainConfig, examples: tuple[list[Example], list[Example]], resume: bool
-) -> ModelSet:
-    learned, held_out = examples
-    model = run_stage(learned, held_out, config, resume=resume, card=_card(key, learned))
+def _added(made: ModelSet, key: Key, model: Segmenter, training: Training) -> ModelSet:
     there = made.find(key)
-    if there and made.model(there).hash == model.hash:
+    if there and made.model(there).hash == model.hash and made.training(there) == training:
         return made
-    return made.add(model, **key._asdict(), overwrite=there is not None)
+    return made.add(model, **key._asdict(), training=training, overwrite=there is not None)
+
+
+def _training(examples: Sequence[Example]) -> Training:
+    return Training(examples[0].given, {one.name: sha256(one.image.source) for one in examples if one.image.source})
 
 
 def _card(key: Key, learned: Sequence[Example]) -> dict[str, Any]:
@@ -208,7 +219,11 @@ def _card(key: Key, learned: Sequence[Example]) -> dict[str, Any]:
 
 
 def _read(folder: Path, reporters: Sequence[str], out: Path, name: str) -> list[Field]:
+    """The fields of a cell line; what no model could be named by is refused before any is trained."""
+    checked(Key(OBJECTS[0], name, ANY))
     fields, text = read_fields(folder, reporters)
+    for reporter in _spellings(fields).values():
+        checked(Key(OBJECTS[0], name, reporter))
     write_atomically(out / REPORT.format(name), lambda path: path.write_text(text + "\n", encoding="utf-8"))
     log.info("%s", text)
     return fields
