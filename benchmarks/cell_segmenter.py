@@ -181,7 +181,8 @@ class Compared:
     def omnipose(self, lowest: float = LOWEST, margin: float = MARGIN) -> NDArray[np.bool_]:
         """(n,): where the quality estimator takes Omnipose, as `choose_branch` with these thresholds."""
         watershed, omnipose = self.quality
-        return (watershed < lowest) | (omnipose - watershed > margin)
+        found = (watershed < lowest) | (omnipose - watershed > margin)
+        return np.where(watershed == 0, omnipose >= lowest, found)
 
     def chosen_f1(self, lowest: float = LOWEST, margin: float = MARGIN) -> NDArray[np.float64]:
         """(n,): F1 of the branch that the estimator takes."""

@@ -104,6 +104,7 @@ def test_the_estimator_is_right_where_it_takes_the_better_branch(figures: Module
 
     rng = np.random.default_rng(0)
     quality = rng.uniform(0.6, 1, (2, 200))
+    quality[0, :20] = 0
     f1 = rng.random((2, 200))
     found = figures.Compared(np.ones(200, bool), f1, quality)
     taken = [choose_branch(a, b) == "omnipose" for a, b in quality.T]
@@ -113,7 +114,7 @@ def test_the_estimator_is_right_where_it_takes_the_better_branch(figures: Module
     assert found.chosen_f1().tolist() == expected
     assert found.right(0).tolist() == [(b > a) == omnipose for (a, b), omnipose in zip(f1.T, taken, strict=True)]
     assert found.right(1.1).all()
-    assert (found.chosen_f1(0.0, 1.0) == f1[0]).all()
+    assert (found.chosen_f1(0.0, 1.0) == f1[0])[20:].all()
     assert (found.chosen_f1(1.1, 1.0) == f1[1]).all()
 
 

@@ -67,7 +67,9 @@ def with_qualities(awf: float, omni: float) -> CellSegmenter:
         (0.90, 0.96, "omnipose", "the difference is over 0.05"),
         (0.79, 0.60, "omnipose", "that of general is under 0.8"),
         (0.79, 0.99, "omnipose", "that of general is under 0.8"),
-        (0.30, 0.30, "omnipose", "that of general is under 0.8"),
+        (0.51, 0.30, "omnipose", "that of general is under 0.8"),
+        (0.30, 0.70, "general", "general sees no cell, and omnipose is not sure"),
+        (0.30, 0.90, "omnipose", "general sees no cell, and omnipose is sure"),
     ],
 )
 def test_the_surer_branch_counts(

@@ -126,6 +126,21 @@ def test_photographs_of_one_or_two_samples_are_gray() -> None:
     assert Channels().resolve(stack(1, color=True)) == Channels("gray")
 
 
+@pytest.mark.parametrize("lit", [(0,), (2,), (0, 2), (0, 1, 2)])
+def test_color_shows_no_channel_without_light(lit: tuple[int, ...]) -> None:
+    """Noise of a dead channel would have full contrast after normalisation."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 4, (3, 40, 50), dtype=np.uint8)
+    for channel in lit:
+        pixels[channel] = rng.integers(0, 200, (40, 50))
+    weights = Channels("color").weights(Image(pixels, color=True))
+    expected = np.zeros((3, 3))
+    expected[lit, lit] = 1
+    if len(lit) == 1:
+        expected[:, lit[0]] = 1
+    assert np.array_equal(weights, expected)
+
+
 @given(
     arrays(np.float32, (5, 3, 4), elements=st.floats(-100, 100, width=32)),
     arrays(np.float32, (2, 5), elements=st.sampled_from([0.0, 1.0, 0.25])),

@@ -224,14 +224,14 @@ def test_the_command(run_cli: Callable[..., Any], tmp_path: Path, monkeypatch: p
     done = run_cli("train", "a", "--method", "cell-segmenter", "--imagenet", weights, "--resume", *options)
     assert done.status == 0, done.err
     assert f"--model {out / 'model'}" in done.out
-    assert run_cli("train", "a", "b", *options).status == 0
+    assert run_cli("train", "a", "b", "--oversample", 30, *options).status == 0
     (first, data, settings, given), (second, both, _, others) = called
     assert (first, data, settings.epochs, settings.width) == ("train_cell_segmenter", Path("a"), 5, 0.5)
-    assert given == {"validation": None, "unlabelled": new, "resume": True, "imagenet": weights}
+    assert given == {"validation": None, "unlabelled": new, "oversample": 8, "resume": True, "imagenet": weights}
     assert (second, both, others) == (
         "self_train",
         [Path("a"), Path("b")],
-        {new: "unlabelled", "validation": None, "resume": False},
+        {new: "unlabelled", "validation": None, "oversample": 30, "resume": False},
     )
     for wrong, said in (
         (("--method", "magic"), "--method 'magic' is unknown; there is cell-segmenter"),

@@ -321,7 +321,7 @@ def train(
         Path | None, typer.Option(help="Folder of images without labels; the model labels them and learns from both.")
     ] = None,
     oversample: Annotated[
-        float, typer.Option(min=1, help="With --unlabelled: how often labelled images are shown for each time of those.")
+        float, typer.Option(min=1, help="With --unlabelled: labelled images are shown so many times as often.")
     ] = 8.0,
     imagenet: Annotated[
         Path | None,

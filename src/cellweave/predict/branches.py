@@ -96,6 +96,9 @@ def _reason(own: str, found: dict[str, float]) -> str:
         return f"{own} is the only branch for such images"
     awf, omni = found[own], found[OMNIPOSE]
     said = f"the confidence of {own} is {awf:.3f}, that of {OMNIPOSE} {omni:.3f}, and so {{}} counts, as {{}}"
+    if awf == 0:
+        sees = f"{own} sees no cell, and {OMNIPOSE}"
+        return said.format(*((OMNIPOSE, f"{sees} is sure") if omni >= LOWEST else (own, f"{sees} is not sure")))
     if awf < LOWEST:
         return said.format(OMNIPOSE, f"that of {own} is under {LOWEST:g}")
     if omni - awf > MARGIN:

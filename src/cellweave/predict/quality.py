@@ -35,11 +35,15 @@ def quality(probability: NDArray[Any]) -> float:
 def choose_branch(awf: float, omni: float) -> Literal["awf", "omnipose"]:
     """The branch whose cells count: Omnipose where C(AWF) < 0.8 or C(Omni) - C(AWF) > 0.05, else the watershed's.
 
-    Cell Segmenter, Sec. 2.2.3; the paper asks only for grayscale images (`cellweave.prep.modality`).
+    Cell Segmenter, Sec. 2.2.3; the paper asks only for grayscale images (`cellweave.prep.modality`). Deviation: where
+    the watershed branch sees no foreground, of which C tells nothing, Omnipose must be sure of its own,
+    C(Omni) >= 0.8, so that one doubtful pixel makes no cells in an empty image.
 
     Parameters
     ----------
     awf, omni
         `quality` of the anchor-based watershed branch and of the Omnipose branch.
     """
+    if awf == 0:
+        return "omnipose" if omni >= LOWEST else "awf"
     return "omnipose" if awf < LOWEST or omni - awf > MARGIN else "awf"

@@ -37,8 +37,9 @@ class Channels:
     green-blue green, blue of a colour image; red is left out (challenge paper, Sec. 2.3.2)
     merged     each of two chosen channels takes the mean with the unselected ones (challenge paper,
                Eq. 5); the only channel of a gray image twice; green and blue unless chosen
-    color      red, green and blue; a lone channel three times; of others the first three, zero where
-               there are only two (for nets with three inputs, such as that of the Cell Segmenter)
+    color      red, green and blue; a lone channel, or the only one with light, three times, else zero
+               for one without; of others the first three, zero where there are only two (for nets
+               with three inputs, such as that of the Cell Segmenter)
     ========== =====================================================================================
 
     Parameters
@@ -117,6 +118,12 @@ class Channels:
         if policy.policy in ("merged", "color") and (n == 1 or len(chosen) == 1):
             weights[:, chosen[0] if chosen else 0] = 1.0
             return weights
+        if policy.policy == "color" and not chosen and image.color:
+            lit = _lit(image)
+            weights[lit, lit] = 1.0
+            if len(lit) == 1:
+                weights[:, lit[0]] = 1.0
+            return weights
         chosen = chosen or ([0, 1, 2][:n] if policy.policy == "color" else [1, 2])
         for plane, channel in enumerate(chosen):
             weights[plane, channel] = 1.0
@@ -128,23 +135,35 @@ class Channels:
 
 
 def _color_policy(image: Image) -> Channels:
-    """What `auto` does with red, green and blue, looked at on a grid of at most about 512 x 512 pixels.
-
-    A channel whose 1st to 99th percentile span less than a twentieth of the widest span has no light in it:
-    normalised by itself, it would be noise at full contrast.
-    """
-    step = max(1, max(image.height, image.width) // 512)
-    rows = [image.read(slice(y, y + 1))[:, :, ::step] for y in range(0, image.height, step)]
-    pixels = np.concatenate(rows, axis=1)
+    """What `auto` does with red, green and blue."""
+    pixels = _sample(image)
     if (pixels == pixels[:1]).all():
         return Channels("gray")
-    low, high = np.nanpercentile(pixels.reshape(len(pixels), -1).astype(np.float32), [1, 99], axis=1)
-    lit = (np.flatnonzero(high - low > 0.05 * (high - low).max()) + 1).tolist()
+    lit = _lit(image)
     if len(lit) == 1:
-        return Channels("gray", (str(lit[0]),))
-    if lit == [1, 2]:
+        return Channels("gray", (str(lit[0] + 1),))
+    if lit == [0, 1]:
         return Channels("pair", ("2", "1"))
-    return Channels("pair", ("1", "3")) if lit == [1, 3] else Channels("green-blue")
+    return Channels("pair", ("1", "3")) if lit == [0, 2] else Channels("green-blue")
+
+
+def _sample(image: Image) -> NDArray[Any]:
+    """Pixels on a grid of at most about 512 x 512."""
+    step = max(1, max(image.height, image.width) // 512)
+    rows = [image.read(slice(y, y + 1))[:, :, ::step] for y in range(0, image.height, step)]
+    return np.concatenate(rows, axis=1)
+
+
+def _lit(image: Image) -> list[int]:
+    """Channels with light; all, where none has.
+
+    One whose 1st to 99th percentile span less than a twentieth of the widest span has no light in it: normalised by
+    itself, it would be noise at full contrast.
+    """
+    pixels = _sample(image)
+    low, high = np.nanpercentile(pixels.reshape(len(pixels), -1).astype(np.float32), [1, 99], axis=1)
+    lit: list[int] = np.flatnonzero(high - low > 0.05 * (high - low).max()).tolist()
+    return lit or list(range(image.n_channels))
 
 
 def _named(image: Image) -> str:

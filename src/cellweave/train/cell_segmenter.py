@@ -28,6 +28,7 @@ from cellweave.train.api import MODEL, Data, described, examples_of, figures, sp
 from cellweave.train.config import TrainConfig
 from cellweave.train.samples import Example
 from cellweave.train.self_training import (
+    OVERSAMPLE,
     PSEUDO,
     SHORTER,
     Images,
@@ -59,6 +60,7 @@ def train_cell_segmenter(
     *,
     validation: Data | None = None,
     unlabelled: Images | None = None,
+    oversample: float = OVERSAMPLE,
     resume: bool = False,
     imagenet: str | os.PathLike[str] | None = None,
     card: dict[str, Any] | None = None,
@@ -71,8 +73,8 @@ def train_cell_segmenter(
     2. ``general``: an `AnchorUNet` with `WatershedEnergy`, from scratch or from ImageNet's weights.
     3. With `unlabelled`, ``pseudo-labels``: what this model finds in those images (`pseudo_labels`).
     4. ``grayscale``, ``fluorescence``, ``brightfield``: the general model, fine-tuned on the labelled images of each
-       modality and, 8 times as rarely (`group_shares`), on its pseudo-labels. A modality with fewer than 8 training
-       images has no branch; the general model serves it.
+       modality and, `oversample` times as rarely (`group_shares`), on its pseudo-labels. A modality with fewer than 8
+       training images has no branch; the general model serves it.
     5. ``omnipose``: the general model turned to `DistanceFlows`, trained on the labelled grayscale images; none with
        fewer than 8.
 
@@ -89,6 +91,8 @@ def train_cell_segmenter(
         `TrainConfig` are for the processor of a laptop.
     unlabelled
         A folder of images, or files, to learn from by self-training.
+    oversample
+        How often a labelled image is shown for each time that a patch of confidence 1 is.
     resume
         Go on where the run in `config.out` was stopped. A stage with a finished model is not made again, also when
         that was trained elsewhere and its folder copied to ``STAGE/model``.
@@ -115,6 +119,7 @@ def train_cell_segmenter(
                 config,
                 validation=validation,
                 unlabelled=unlabelled,
+                oversample=oversample,
                 resume=resume,
                 imagenet=imagenet,
                 card=card,
@@ -125,7 +130,8 @@ def train_cell_segmenter(
         raise InputError(
             f"crop is {config.crop}; the net of the Cell Segmenter needs a multiple of 32, for example 224"
         )
-    begin(config, RUN, {"imagenet": imagenet is not None, "unlabelled": unlabelled is not None}, resume)
+    options = {"imagenet": imagenet is not None, "unlabelled": unlabelled is not None, "oversample": oversample}
+    begin(config, RUN, options, resume)
     stages = stage_configs(config)
     training, held_out = split(examples_of(data, config.out), validation, config)
     (training, held_out), cleaned = _cleaned((training, held_out), config.out / CLEANING)
@@ -154,7 +160,9 @@ def train_cell_segmenter(
         if len(mine[kind]) < FEWEST_IMAGES:
             log.info("no branch '%s': there are %d %s images of at least 8", name, len(mine[kind]), kind)
             continue
-        settings = replace(stages[name], weights=group_shares(mine[kind], added, weights=config.weights))
+        settings = replace(
+            stages[name], weights=group_shares(mine[kind], added, oversample=oversample, weights=config.weights)
+        )
         branches[name] = run_stage([*mine[kind], *added], judged[kind], settings, resume=resume)
         rows.append(_row(name, mine[kind], added, settings, branches[name]))
     facts["Branches"] = rows
