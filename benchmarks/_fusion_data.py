@@ -58,6 +58,7 @@ COUNTS = {"train": TRAIN, "val": 5, "test": 10}
 FIRST = {"train": 0, "val": 1000, "test": 2000}
 REPORTERS = ("P1", "P2", "P3", "P4")
 PARTS = ("R1", "R2", "R3")
+MARKERS = ("marker", "DAPI")
 NUCLEUS = 24.0
 """Median diameter in px to which images of real nuclei are brought; that of the base."""
 DARK, DIM = 0.25, 0.05
@@ -192,6 +193,6 @@ def t_cells(split: str) -> tuple[Field, ...]:
     if split == "val":
         return ()
     return tuple(
-        Field(e.name, replace(e.image, channel_names=("marker", "DAPI")), {"cells": e.outlines})
+        Field(e.name, replace(e.image, channel_names=MARKERS), {"cells": e.outlines})
         for e in _examples("dense_tcell_if", split)
     )

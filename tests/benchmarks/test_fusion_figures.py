@@ -12,9 +12,12 @@ import pytest
 
 from cellweave.core.image import Image
 from cellweave.core.labels import diameters
-from cellweave.models import Segmenter
-from cellweave.representations import DiffusionFlows
+from cellweave.metrics import Scores
+from cellweave.metrics.matching import Detection
+from cellweave.models import Key, ModelSet, Segmenter
+from cellweave.models.model_set import Training
 from cellweave.train import Example
+from cellweave.train.objects import Field
 
 
 @pytest.fixture
@@ -36,6 +39,19 @@ def bench() -> ModuleType:
     import fusion
 
     return fusion
+
+
+def domes(seed: int) -> Field:
+    """Nine nuclei and cells: all are bright in P1, the first four in P2, the last in P3."""
+    labels, rng = np.zeros((96, 96), np.int32), np.random.default_rng(seed)
+    light, (rows, columns) = np.zeros((96, 96)), np.mgrid[:96, :96]
+    for k, (y, x) in enumerate(rng.uniform(-2, 2, (9, 2))):
+        height = 1 - ((rows - 16 - 32 * (k // 3) - y) ** 2 + (columns - 16 - 32 * (k % 3) - x) ** 2) / 12**2
+        labels[height > 0] = k + 1
+        light[height > 0] = 200 + 700 * height[height > 0]
+    pixels = 100 + np.stack([light, light * (labels < 5), light * (labels == 9)])
+    image = Image(pixels.astype(np.float32), "CYX", channel_names=("P1", "P2", "P3"))
+    return Field(f"{seed}", image, {"nuclei": labels, "cells": labels})
 
 
 def test_simulated_reporters_show_parts_of_the_same_cells(images: ModuleType) -> None:
@@ -108,78 +124,105 @@ def test_images_of_several_magnifications_are_brought_to_one_size(images: Module
 
 def test_every_model_has_a_training_that_fits_the_time(trainings: ModuleType) -> None:
     names = trainings.TRAININGS
-    for data, objects in (("simulated", ("nuclei", "cells")), ("classical", ("nuclei", "cells"))):
-        for name in objects:
+    for models in ("simulated", "classical"):
+        for name in ("nuclei", "cells"):
             for reporter in ("P1", "P2", "P3", "P4"):
-                assert f"{data}-{name}-{reporter}" in names
-    assert {"simulated-cells-any", "simulated-cells-average", "partial-nuclei-R3", "tcells-cells-DAPI"} <= set(names)
-    assert all(one.steps * one.seconds <= 6 * 60 for one in names.values())
+                assert f"{models}-{name}-{reporter}" in names
+    assert {"universal-cells-any", "grayscale-cells-average", "partial-nuclei-R3", "tcells-cells-DAPI"} <= set(names)
+    assert sum(one.steps * one.seconds for one in names.values()) <= 70 * 60
+    for name in ("nuclei", "cells"):
+        alone, together = ([t.steps for t in trainings.members(m, name).values()] for m in ("simulated", "universal"))
+        assert sum(alone) == sum(together)
     assert {one.augmentation for name, one in names.items() if name.startswith("classical")} == {"classical"}
     assert {one.augmentation for name, one in names.items() if not name.startswith("classical")} == {"microscopy"}
 
 
-def test_a_training_makes_its_model_and_is_found_done(
-    trainings: ModuleType, images: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path
+def test_a_training_makes_its_model_and_is_made_again_with_other_settings(
+    trainings: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path
 ) -> None:
-    few = {"train": (images.simulated_field(0),), "val": (images.simulated_field(1000),)}
+    few = {"train": (domes(0),), "val": (domes(1),)}
     monkeypatch.setattr(trainings, "fields", lambda data, split: few[split])
     monkeypatch.setattr(trainings, "RUNS", tmp_path)
     monkeypatch.setattr(trainings, "BASE", str(model_folder))
-    assert trainings.config_of("simulated-cells-P2").epochs == trainings.STEPS // 8
-    shorter = trainings.Training("simulated", "cells", "P2", steps=8)
-    monkeypatch.setitem(trainings.TRAININGS, "simulated-cells-P2", shorter)
-    options = replace(trainings.config_of("simulated-cells-P2"), crop=32, batch_size=1)
+    name, planned = "simulated-cells-P2", trainings.TRAININGS["simulated-cells-P2"]
+    assert trainings.config_of(name).epochs == trainings.STEPS // 8
+    monkeypatch.setattr(trainings, "TRAININGS", {name: replace(planned, steps=8)})
+    options = replace(trainings.config_of(name), crop=32, batch_size=1)
     monkeypatch.setattr(trainings, "config_of", lambda name, device: options)
-    made = trainings.trained("simulated-cells-P2")
-    assert str(made.channels) == "gray"
-    monkeypatch.setattr(trainings, "run_stage", None)
-    assert trainings.trained("simulated-cells-P2").hash == made.hash
+    made = trainings.trained(name)
+    assert trainings.steps_made("simulated", "cells") == "8 of up to 8 steps in all"
+    whole = trainings.model_set.__wrapped__("simulated")
+    assert list(whole.keys) == [("cells", "simulated", "P2")]
+    assert whole.model(whole.keys[0]).hash == made.hash
+    monkeypatch.setattr("cellweave.train.self_training.train", None)
+    assert trainings.trained(name).hash == made.hash
+    options = replace(options, seed=1)
+    with pytest.raises(TypeError, match="NoneType"):
+        trainings.trained(name)
 
 
-def test_figures_are_those_of_all_images_together(bench: ModuleType) -> None:
-    a, b = np.zeros((2, 20, 20), np.int32)
-    a[:10, :10], a[12:, 12:] = 1, 2
-    b[:5, :5] = 1
-    found = a.copy()
-    found[found == 2] = 0
-    result = bench.figures([a, b], [found, b])
-    assert result.f1 == pytest.approx(2 * 2 / (2 * 2 + 1))
-    assert (result.precision, result.recall) == (1, pytest.approx(2 / 3))
-    assert result.jaccard == pytest.approx((100 + 25) / (100 + 64 + 25))
+def test_the_base_comes_with_the_advised_diameter(
+    trainings: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model_folder: Path
+) -> None:
+    field = domes(0)
+    monkeypatch.setattr(trainings, "fields", lambda data, split: (field,))
+    monkeypatch.setattr(trainings, "RUNS", tmp_path)
+    monkeypatch.setattr(trainings, "BASE", str(model_folder))
+    base = trainings.as_it_comes.__wrapped__("simulated")
+    found = diameters(field.labels["cells"])
+    assert base.training(Key("cells", "simulated", "any")).diameter == pytest.approx(found.mean() + found.std())
 
 
-def test_the_power_set(bench: ModuleType) -> None:
-    assert bench.subsets(3) == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+def counted(name: str, tp: int, fp: int, fn: int) -> Scores:
+    return Scores(name, tp + fn, tp + fp, (Detection(0.5, tp, fp, fn, float(tp)),), 0, 0, 0, 0, (0, 0, 0, 0))
 
 
-def test_tables_are_made_of_maps(bench: ModuleType, images: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exact maps in the first channel, empty ones in the others: each row follows."""
-    fields = {split: (images.simulated_field(k),) for split, k in (("train", 0), ("val", 1), ("test", 2))}
-    flows = DiffusionFlows()
+def test_figures_are_those_of_all_objects_and_doubt_that_of_the_images(bench: ModuleType) -> None:
+    ours = [counted("1", 9, 1, 0), counted("2", 1, 0, 0)]
+    assert bench.f1(ours) == pytest.approx(20 / 21)
+    assert "precision 0.909, recall 1.000" in bench.said(ours)
+    assert bench.interval(ours, ours) == (0, 0)
+    theirs = [counted("1", 8, 1, 1), counted("2", 0, 0, 1)]
+    row = bench.less("less", ours, theirs, "theirs", -0.01)
+    assert row.value == pytest.approx(20 / 21 - 16 / 19)
+    low, high = bench.interval(ours, theirs)
+    assert (low, high) == (pytest.approx(18 / 19 - 16 / 18), pytest.approx(1))  # either image alone
+    assert row.against == f"theirs; 95 % interval {low:+.3f} to {high:+.3f}, 2 images drawn again"
 
-    def exact(data: str, object: str, split: str, trained_as: str = "") -> Any:
-        maps = [flows.encode(one.labels[object]) for one in fields[split]]
-        return tuple((one, *[0.4 * one] * 3) for one in maps)
 
-    monkeypatch.setattr(bench, "fields", lambda data, split: fields[split])
-    monkeypatch.setattr(bench, "predicted", exact)
-    monkeypatch.setattr(bench, "as_it_comes", lambda *where: tuple((0 * m[0],) * 4 for m in exact(*where)))
-    monkeypatch.setattr(bench, "SETS", (("simulated", "cells"),))
-    monkeypatch.setattr(bench, "load_model", lambda name: Segmenter(None, flows, 24.0))  # type: ignore[arg-type]
+def test_tables_are_those_of_fuse_select(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Segmenter
+) -> None:
+    splits = {"test": (domes(0), domes(1)), "val": (domes(2),)}
+    sets = {}
+    for name, reporters in (("simulated", ("P1", "P2", "P3")), ("base", ("any",))):
+        sets[name] = ModelSet.create(tmp_path / name)
+        for reporter in reporters:
+            key = Key("nuclei", "simulated", reporter)
+            sets[name] = sets[name].add(tiny_model, **key._asdict(), training=Training(24.0))
+    monkeypatch.setattr(bench, "fields", lambda data, split: splits[split])
+    monkeypatch.setattr(bench, "model_set", sets.__getitem__)
+    monkeypatch.setattr(bench, "as_it_comes", lambda data: sets["base"])
+    monkeypatch.setattr(bench, "SETS", (("simulated", "nuclei"),))
+    monkeypatch.setattr(bench, "CHANNELS", {"simulated": ("P1", "P2", "P3")})
+    monkeypatch.setattr(bench, "table", bench.table.__wrapped__)
+    monkeypatch.setattr(bench, "selected", bench.selected.__wrapped__)
     rows = {row.name: row for row in bench.channels()}
-    start = "cells, simulated"
-    assert rows[f"{start}, P1 alone: F1@0.5"].value > 0.95
-    assert rows[f"{start}, P2 alone: F1@0.5"].value == 0
-    assert rows[f"{start}, the embedded model as it comes, all channels: F1@0.5"].value == 0
-    assert rows[f"{start}, best subset: F1@0.5"].value == rows[f"{start}, P1 alone: F1@0.5"].value
-    assert "P1, of all subsets, chosen on the validation images" in rows[f"{start}, best subset: F1@0.5"].against
-    assert rows[f"{start}, all but the best channel, P1: F1@0.5"].value == 0
-    fused = rows[f"{start}, all channels: F1@0.5"].value
+    start = "nuclei, simulated"
+    assert rows[f"{start}, P1 alone: F1@0.5"].value == 1
+    assert rows[f"{start}, P2 alone: F1@0.5"].value == pytest.approx(8 / 13)
+    best = rows[f"{start}, the choice of fuse select: F1@0.5"]
+    assert best.value == 1
+    assert best.against.endswith("P1, flow fusion, chosen on the 1 validation images")
+    every = rows[f"{start}, all channels: F1@0.5"]
+    assert rows[f"{start}, the embedded model as it comes, all channels: F1@0.5"].value == every.value
     less = rows[f"{start}: F1@0.5 of all channels less that of the best channel"]
-    assert less.value == pytest.approx(fused - rows[f"{start}, P1 alone: F1@0.5"].value)
+    assert less.value == pytest.approx(every.value - 1)
     assert less.at_least == -0.01
     methods = {row.name: row for row in bench.fusion_methods()}
-    assert f"{start}, STAPLE of all channels: F1@0.5" in methods
+    assert methods[f"{start}, flow fusion of all channels: F1@0.5"].value == every.value
+    voted = methods[f"{start}, majority voting of all channels: F1@0.5"]
+    assert voted.value == pytest.approx(10 / 14)  # objects of two of three raters
     assert f"{start}: F1@0.5 of flow fusion less that of the best other method" in methods
 
 
