@@ -197,3 +197,22 @@ def blobs(seed: int) -> Example:
     labels = np.kron(np.arange(1, 17, dtype=np.int32).reshape(4, 4), np.pad(np.ones((10, 10), np.int32), 3))
     pixels = 40 + 150 * (labels > 0) + np.random.default_rng(seed).integers(0, 30, labels.shape)
     return Example(f"blobs {seed}", Image.from_array(pixels.astype(np.uint8)), labels.astype(np.int32))
+
+
+def test_the_share_of_right_choices_counts_images_whose_branches_differ(
+    figures: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of four choices are right; on the fifth image both branches are as good."""
+    f1 = np.array([[0.9, 0.2, 0.9, 0.9, 0.5], [0.1, 0.9, 0.1, 0.95, 0.505]])
+    quality = np.array([[0.9, 0.7, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.9, 0.9]])
+    real = np.array([True, True, False, False, True])
+    monkeypatch.setattr(figures, "compared", lambda: figures.Compared(real, f1, quality))
+    monkeypatch.setattr(figures, "trained_for", lambda: "")
+    rows = {row.name: row.value for row in figures.quality_estimator()}
+    name = "the estimator takes the better branch: share of images"
+    assert rows[name] == 0.75
+    assert rows[f"{name}, real ones"] == 1
+    assert rows[f"{name}, simulated ones"] == 0.5
+    assert rows[f"{name}, all of them, like ones count as right"] == 0.8
+    assert rows[f"{name}, all of them, the smallest difference counts"] == 0.6
+    assert len(list(figures.quality_thresholds())) == len(figures.LOWESTS) + len(figures.MARGINS)
