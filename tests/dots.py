@@ -46,11 +46,11 @@ def dots_model(*, debris: bool = False, net_class: type[FastUNet] = FastUNet) ->
     )
 
 
-def dots_picture(points: Points) -> NDArray[np.float32]:
-    """(Y, X), 0..1: the brightness that makes `dots_model` give the density of these points."""
+def dots_picture(points: Points, share: float = 1.0) -> NDArray[np.float32]:
+    """(Y, X), 0..1: the brightness that makes `dots_model` give this share of the density of these points."""
     heatmap = Heatmap()
-    share = np.clip(heatmap.encode(points)[0] / heatmap.unit / CEILING, 1e-12, 0.99)
-    return np.asarray(np.clip((np.log(share / (1 - share)) - START - LOW) / STEEP, 0, None), np.float32)
+    part = np.clip(share * heatmap.encode(points)[0] / heatmap.unit / CEILING, 1e-12, 0.99)
+    return np.asarray(np.clip((np.log(part / (1 - part)) - START - LOW) / STEEP, 0, None), np.float32)
 
 
 def scattered(seed: int, shape: tuple[int, int], n: int, apart: float = 25.0, border: float = 8.0) -> Points:

@@ -219,7 +219,8 @@ def test_points_then_count(run_cli: Run, tmp_path: Path) -> None:
     assert "5 of 6 annotated images can be used" in told
     assert "points/d001.csv" in told
     model = Segmenter.load(out / "model")
-    assert model.representation == Heatmap(sigma=3, debris=True)
+    assert isinstance(model.representation, Heatmap)
+    assert (model.representation.sigma, model.representation.debris) == (3, True)
     assert "MAE" in model.card_text()
     done = run_cli("count", data / "images", "--out", tmp_path / "out", "--model", out / "model", "--device", "cpu")
     assert done.status == 0, done.err

@@ -188,6 +188,13 @@ def test_threshold_is_a_share_of_a_lone_peak() -> None:
     assert len(Heatmap(threshold=0.5).decode(0.49 * maps)) == 0
 
 
+def test_doubtful_maxima_can_be_left_out() -> None:
+    one = Heatmap().encode(Points([[30, 30]], shape=(60, 60)))
+    assert len(Heatmap(min_confidence=0.7).decode(0.6 * one)) == 0
+    assert Heatmap(min_confidence=0.5).decode(0.6 * one).confidence == pytest.approx([0.6], abs=0.01)
+    assert Heatmap(min_confidence=0.7).count(0.6 * one) == pytest.approx(0.6, abs=0.01)
+
+
 def test_only_the_highest_within_the_distance_is_found() -> None:
     maps = np.zeros((1, 40, 40), np.float32)
     maps[0, 10, 10], maps[0, 10, 16] = 0.02, 0.01

@@ -23,8 +23,9 @@ from cellweave.predict.counting import count
 from cellweave.representations import DiffusionFlows, Heatmap, known_region
 from cellweave.train import Example, TrainConfig, prepare_only, train
 from cellweave.train.api import start
-from cellweave.train.counts import judge_counts
+from cellweave.train.counts import fit_decoding, judge_counts
 from clicks import dots, write_dots
+from dots import dots_model, dots_picture, scattered
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,31 @@ def test_sparse_clicks_teach_as_much_where_they_are(tmp_path: Path) -> None:
     assert row["Counted"] < 2 * row["Cells"]  # only those within the known region
 
 
+def faint(seed: int, share: float, *, clicked: bool) -> Example:
+    """Cells, and as many objects whose peaks are lower."""
+    points = scattered(seed, (120, 160), 12)
+    picture = np.maximum(dots_picture(points[::2]), dots_picture(points[1::2], share))
+    return Example(str(seed), Image.from_array(picture), points if clicked else points[::2])
+
+
+def test_what_counts_as_a_cell_is_fitted() -> None:
+    model = dots_model()
+    assert fit_decoding(model, [faint(0, 1.0, clicked=True)], device="cpu") is model
+    for examples in ([faint(k, 0.25, clicked=True) for k in (0, 1)], [faint(k, 0.45, clicked=False) for k in (0, 1)]):
+        fitted = fit_decoding(model, examples, device="cpu")
+        before, after = (judge_counts(m, examples, device="cpu")[1][0] for m in (model, fitted))
+        assert before["F1 within 12 px"] < 0.75
+        assert after["F1 within 12 px"] == 1
+        assert before["Counted"] == after["Counted"]
+
+
+def test_what_is_not_known_fits_nothing() -> None:
+    example = faint(0, 0.45, clicked=False)
+    known = replace(example, known=known_region(example.positions, None, (120, 160), radius=10))
+    model = dots_model()
+    assert fit_decoding(model, [known], device="cpu") is model
+
+
 def test_debris_has_a_map_of_its_own(tmp_path: Path) -> None:
     def with_debris(k: int) -> Example:
         points = dots(k).positions
@@ -111,7 +137,8 @@ def test_debris_has_a_map_of_its_own(tmp_path: Path) -> None:
 
     examples = [with_debris(k) for k in range(4)]
     model = quietly(examples, config(tmp_path, debris=True, validation=0.25))
-    assert model.representation == Heatmap(sigma=3, debris=True)
+    assert isinstance(model.representation, Heatmap)
+    assert (model.representation.sigma, model.representation.debris) == (3, True)
     assert predict_maps(examples[0].image, model, device="cpu").shape == (2, 80, 96)
     assert model.card["Figures on the validation images"][0]["Cells"] in [e.n_cells for e in examples]
 
@@ -139,7 +166,8 @@ def test_labels_can_be_learned_as_points(tmp_path: Path, cells: Any) -> None:
     picture = np.where(cells > 0, 200, 20).astype(np.uint8)
     example = Example("cells", Image(picture[None]), cells)
     model = quietly([example], config(tmp_path, target="labels", representation="Heatmap"))
-    assert model.representation == Heatmap(sigma=3)
+    assert isinstance(model.representation, Heatmap)
+    assert model.representation.sigma == 3
     assert model.card["Training data"] == f"1 images, {cells.max()} cells"
 
 

@@ -53,6 +53,8 @@ class Heatmap(PointRepresentation):
         A maximum counts when it is over this share of the peak of a lone cell, ``1 / (2 pi sigma^2)``.
     min_distance
         Of pixels within this distance in px only the highest is a maximum.
+    min_confidence
+        Maxima with a lower confidence, in 0..1, are left out.
 
     References
     ----------
@@ -78,6 +80,7 @@ class Heatmap(PointRepresentation):
     debris: bool = False
     threshold: float = 0.3
     min_distance: float = 5.0
+    min_confidence: float = 0.0
 
     octaves: ClassVar[float] = 0.0
 
@@ -88,6 +91,8 @@ class Heatmap(PointRepresentation):
             raise InputError(f"threshold is {self.threshold}; it must be above 0 and at most 1")
         if not 0 <= self.min_distance <= 1000:
             raise InputError(f"min_distance is {self.min_distance}; it must be 0 to 1000 px")
+        if not 0 <= self.min_confidence < 1:
+            raise InputError(f"min_confidence is {self.min_confidence}; it must be 0 or more, and below 1")
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -192,6 +197,8 @@ class Heatmap(PointRepresentation):
         maps = self._checked(maps)
         positions = [self._maxima(one) for one in maps]
         confidence = [self._confidence(one, at) for one, at in zip(maps, positions, strict=True)]
+        kept = [values >= self.min_confidence for values in confidence]
+        positions, confidence = ([a[k] for a, k in zip(part, kept, strict=True)] for part in (positions, confidence))
         classes = np.repeat((LIVE, DEBRIS)[: len(maps)], [len(at) for at in positions])
         shape = (maps.shape[1], maps.shape[2])
         return Points(np.concatenate(positions), classes, np.concatenate(confidence), shape if all(shape) else None)

@@ -36,7 +36,7 @@ from cellweave.train import ranks
 from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
-from cellweave.train.counts import judge_counts
+from cellweave.train.counts import fit_decoding, judge_counts
 from cellweave.train.loop import LOG, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
 from cellweave.train.point_data import read_point_folder
@@ -72,7 +72,8 @@ def train(
 
     A model of heatmaps, which finds positions, has no size model; its counts are calibrated and measured.
 
-    The validation images serve for all that is chosen: the best epoch, the calibration, the figures of the card.
+    The validation images serve for all that is chosen: the best epoch, the calibration, the figures of the card. What
+    counts as a cell in a heatmap (`counts.fit_decoding`) is chosen by the training images where there are none.
 
     Parameters
     ----------
@@ -140,7 +141,8 @@ def _counting(
     config: TrainConfig,
     card: dict[str, Any] | None,
 ) -> Segmenter:
-    """Calibrate the counts of a trained model, measure and save it."""
+    """Fit what counts as a cell in the maps of a trained model, calibrate its counts, measure and save it."""
+    segmenter = fit_decoding(segmenter, held_out or training, device=config.device)
     calibration, rows = judge_counts(segmenter, held_out, device=config.device)
     facts = _facts(config, training, held_out) | (card or {})
     if rows:
