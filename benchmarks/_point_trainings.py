@@ -102,7 +102,13 @@ class Training:
     @property
     def plan(self) -> dict[str, Any]:
         """What decides the result; where it was another, a run is made again."""
-        return {"steps": self.steps, "seed": SEED, "images": self.learned, **self.settings}
+        base = {"base": hash_of(self.settings["base"])} if "base" in self.settings else {}
+        return {"steps": self.steps, "seed": SEED, "images": self.learned, **self.settings, **base}
+
+
+@cache
+def hash_of(model: str) -> str:
+    return load_segmenter(model).hash
 
 
 def drawn(name: str, n: int, draw: int) -> tuple[list[str], list[str], list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from cellweave.core.files import write_atomically
 from cellweave.core.progress import console_progress
 from cellweave.train.api import MODEL
 from cellweave.train.loop import CHECKPOINT
@@ -46,7 +47,7 @@ def begins(run: Path, plan: Mapping[str, Any]) -> bool:
         print(f"{run.name} was made with other settings, and is made again", flush=True)
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
-    (run / PLAN).write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    write_atomically(run / PLAN, lambda path: path.write_text(json.dumps(plan, indent=1), encoding="utf-8"))
     return True
 
 

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from cellweave.core.image import Image
 from cellweave.core.points import DEBRIS, LIVE, Points
@@ -132,14 +133,15 @@ def test_a_training_is_made_once_unless_its_settings_change(
     import _runs
 
     small = {"target": "points", "crop": 32, "batch_size": 2, "width": 0.25}
-    full = spots(0, 20, 128)
-    made = trainings.Training(lambda: ([full, full], [full]), 8, 1.0, small)
+    full = spots(0, 4, 64)
+    made = trainings.Training(lambda: ([full, full], [full]), 32, 1.0, small)
     plan = {"tiny": made}
     monkeypatch.setattr(trainings, "TRAININGS", plan)
     monkeypatch.setattr(trainings, "RUNS", tmp_path)
     model = trainings.trained("tiny", "cpu")
     assert type(model.representation).__name__ == "Heatmap"
     assert not (tmp_path / "tiny" / "cache").exists()
+    assert torch.load(tmp_path / "tiny" / "checkpoint.pt", weights_only=True)["state"]["step"] == made.steps
     with monkeypatch.context() as without:
         without.setattr(trainings, "run_stage", None)
         assert trainings.trained("tiny", "cpu").hash == model.hash
