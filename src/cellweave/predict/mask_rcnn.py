@@ -46,6 +46,8 @@ from cellweave.representations.boxes import non_maximum_suppression
 KIND = "mask-rcnn"
 MOST = 4000
 """Proposals and detections of a tile; torchvision's own limits are 1000 and 100."""
+ANCHORS = (0.5, 1.0, 2.0, 2.0, 2.0)
+"""Of the sides of boxes: anchors at 1/4, 1/8, 1/16, 1/32 and 1/64 of the size."""
 MARGIN, SLACK = 0.75, 0.2
 """Shares of a box's side: as far from an inner border a tile's own objects begin, and less strictly by the slack, so
 that nothing between two tiles is lost. Boxes that the border cuts have their centre within 0.5 sides of it."""
@@ -86,8 +88,8 @@ class Architecture:
     def build(self) -> nn.Module:
         """A new net of two classes, background and cell, with random weights.
 
-        As ``maskrcnn_resnet50_fpn``, but for the anchors, which have 1/2, 1, 2, 4 and 8 times the side of the boxes,
-        the limits on the number of objects, and the normalisation.
+        As ``maskrcnn_resnet50_fpn``, but for the anchors, squares of `ANCHORS` times the side of the boxes, as all
+        boxes are squares of that side, the limits on the number of objects, and the normalisation.
 
         Raises
         ------
@@ -100,8 +102,8 @@ class Architecture:
         backbone = detection.backbone_utils.resnet_fpn_backbone(
             backbone_name=self.backbone, weights=None, norm_layer=norm, trainable_layers=5 - 2 * self.pretrained
         )
-        sizes = tuple((self.side * 2.0**k,) for k in range(-1, 4))
-        anchors = detection.anchor_utils.AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+        sizes = tuple((self.side * share,) for share in ANCHORS)
+        anchors = detection.anchor_utils.AnchorGenerator(sizes, ((1.0,),) * len(sizes))
         net: nn.Module = detection.MaskRCNN(
             backbone,
             num_classes=2,
