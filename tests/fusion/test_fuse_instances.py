@@ -1,10 +1,12 @@
 """Matching of objects between raters, and instances fused by each method."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.ndimage import label
+from scipy.ndimage import binary_fill_holes, label
 
 from cellweave.core.errors import InputError
 from cellweave.fusion import METHODS, fuse_instances, match_ids, pixel_voting
@@ -69,28 +71,52 @@ def test_copies_of_one_segmentation_give_it(method: str, seed: int) -> None:
 def test_laws(method: str, labels: Labels, data: st.DataObject) -> None:
     before = labels.copy()
     for instances in ("matched", "components"):
-        fused = fuse_instances(labels, method, instances=instances)
+        options: Any = {"instances": instances, "min_size": 1}
+        fused = fuse_instances(labels, method, **options)
         assert (labels == before).all()
         ids = np.unique(fused[fused > 0])
         assert ids.tolist() == list(range(1, len(ids) + 1))
         order = data.draw(st.permutations(range(len(labels))))
-        assert (fuse_instances(labels[order], method, instances=instances) == fused).all()
+        assert same_partition(fuse_instances(labels[order], method, **options), fused)
         renamed = np.array([0, *data.draw(st.permutations([3, 40, 500, 6]))], np.int32)
-        assert (fuse_instances(renamed[labels], method, instances=instances) == fused).all()
+        assert (fuse_instances(renamed[labels], method, **options) == fused).all()
         weights = [1] * (len(labels) + 1) + [0]
-        absent = fuse_instances([None, *labels, labels[0]], method, weights=weights, instances=instances)
+        absent = fuse_instances([None, *labels, labels[0]], method, weights=weights, **options)
         assert (absent == fused).all()
 
 
 @given(label_stacks(raters=(1, 4)))
 def test_components_are_those_of_the_fused_foreground(labels: Labels) -> None:
-    fused = fuse_instances(labels, "pixel_voting", instances="components")
-    assert same_partition(fused, label(pixel_voting(labels))[0].astype(np.int32))
+    """With their holes."""
+    fused, voted = fuse_instances(labels, "pixel_voting", instances="components", min_size=1), pixel_voting(labels)
+    assert same_partition(np.where(voted, fused, 0).astype(np.int32), label(voted)[0].astype(np.int32))
+    assert ((fused > 0) == binary_fill_holes(voted)).all()
 
 
 @given(label_stacks(raters=(1, 4)))
-def test_pixel_voting_keeps_its_foreground_when_objects_are_matched(labels: Labels) -> None:
-    assert ((fuse_instances(labels, "pixel_voting") > 0) == pixel_voting(labels)).all()
+def test_pixel_voting_of_matched_objects_stays_in_its_foreground(labels: Labels) -> None:
+    fused = fuse_instances(labels, "pixel_voting", min_size=1) > 0
+    assert not (fused & ~binary_fill_holes(pixel_voting(labels))).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_overlaps_of_different_objects_are_no_object(method: str) -> None:
+    """Two raters see two neighbours whose strip in common is too small to be the same cell; a third sees nothing."""
+    left, right = np.zeros((2, 20, 40), np.int32)
+    left[4:16, 4:20], right[4:16, 15:33] = 1, 1
+    assert not fuse_instances([left, right, np.zeros_like(left)], method).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_objects_are_connected_large_enough_and_without_holes(method: str) -> None:
+    drawn = np.zeros((20, 40), np.int32)
+    drawn[2:12, 2:14], drawn[5:7, 5:7] = 1, 0
+    drawn[2:12, 20:30], drawn[:, 25] = 2, 0
+    drawn[15:17, 2:5] = 3
+    expected = np.zeros_like(drawn)
+    expected[2:12, 2:14], expected[2:12, 20:25], expected[2:12, 26:30] = 1, 2, 3
+    assert (fuse_instances([drawn] * 3, method) == expected).all()
+    assert fuse_instances([drawn] * 3, method, min_size=6).max() == 4
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cellweave.core.errors import InputError, ModelError, WriteError
-from cellweave.models import Choice, Key, ModelSet, Segmenter, Training, load_model, load_set
+from cellweave.models import Calibration, Choice, Key, ModelSet, Segmenter, Training, load_model, load_set
 from cellweave.models.folder import settings_hash
 from cellweave.models.model_set import ANY, AVERAGE, SET, same
 
@@ -45,7 +45,7 @@ def alter(zoo: ModelSet, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_loaded_is_what_was_written(zoo: ModelSet, tiny_model: Segmenter) -> None:
-    zoo = zoo.choose("nuclei", "U2OS", Choice(("AKT",), "staple", {"f1": 0.5}))
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("AKT",), "staple", {"f1": 0.5}, Calibration(2.0, -1.0)))
     loaded = ModelSet.load(zoo.root)
     assert loaded == zoo
     assert loaded.name == "zoo"
@@ -53,7 +53,7 @@ def test_loaded_is_what_was_written(zoo: ModelSet, tiny_model: Segmenter) -> Non
     assert loaded.objects("u2os") == ("nuclei", "cells")
     assert loaded.objects("A375") == ("nuclei",)
     assert loaded.reporters("nuclei", "U2OS") == ("ERK", "AKT")
-    assert loaded.choice("nuclei", "u2os") == Choice(("AKT",), "staple", {"f1": 0.5})
+    assert loaded.choice("nuclei", "u2os") == Choice(("AKT",), "staple", {"f1": 0.5}, Calibration(2.0, -1.0))
     assert loaded.choice("cells", "U2OS") == Choice()
     assert loaded.card == {"Data": "none"}
     assert (loaded.training(Key("nuclei", "u2os", "erk")), loaded.training(AKT)) == (MADE, Training())
@@ -125,7 +125,7 @@ def test_what_was_removed_is_gone(zoo: ModelSet) -> None:
 
 
 def test_a_choice_loses_its_figures_when_its_models_change(zoo: ModelSet, tiny_model: Segmenter) -> None:
-    zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK",), "simple", {"f1": 0.9}))
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK",), "simple", {"f1": 0.9}, Calibration()))
     zoo = zoo.add(tiny_model, object="nuclei", cell_line="U2OS", reporter="p38")
     assert zoo.choice("nuclei", "U2OS").scores == {"f1": 0.9}
     zoo = zoo.add(tiny_model, object="nuclei", cell_line="u2os", reporter="erk", overwrite=True)

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from cell_segmenters import branch
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.image import Image
-from cellweave.metrics import evaluate
-from cellweave.models import Choice, ModelSet, Segmenter, Training
+from cellweave.metrics import evaluate, match
+from cellweave.models import Choice, ModelSet, Segmenter, Training, fit_calibration
 from cellweave.models.model_set import FUSION_METHODS
 from cellweave.predict import channel_choice, fused, segment_set
 from cellweave.predict.channel_choice import ChannelChoice, choose_channels
+from cellweave.predict.fused import named
 
 NAMES = ("A", "B", "C", "D")
 WHAT: Any = {"object": "nuclei", "cell_line": "U2OS", "device": "cpu"}
@@ -79,6 +80,35 @@ def test_figures_are_those_of_segmenting_with_that_choice(
         assert row.row()["recall"] == total.at(0.5).recall
         assert row.row()["jaccard"] == total.jaccard
         assert row.row()["n_predicted"] == total.n_predicted
+
+
+def test_the_scores_of_a_fusion_are_calibrated(
+    models: ModelSet, labelled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `segment_set` gives them, on the images that have all chosen channels; what is alone keeps its own."""
+    monkeypatch.setattr(channel_choice, "FEWEST", 0)
+    images, truth = (
+        [named(image, [n if n in "AB" else "" for n in image.channel_names]) for image in labelled[0]],
+        labelled[1],
+    )
+    found = choose_channels(images, truth, models, **WHAT, methods=["flow_fusion"])
+    [both] = found.of(("A", "B"))
+    scores, hits = [], []
+    for image, labels in zip(images, truth, strict=True):
+        chosen = replace(models, choices={("nuclei", "U2OS"): Choice(("A", "B"))})
+        result = segment_set(image, chosen, device="cpu")["nuclei"]
+        scores.append(result.confidence)
+        hits.append(np.isin(np.arange(1, result.count + 1), match(labels, result.labels, 0.5).predicted_ids))
+    expected = fit_calibration(np.concatenate(scores), np.concatenate(hits))
+    table = channel_choice._Table(models, "nuclei", "U2OS", Path())
+    for image, labels in zip(images, truth, strict=True):
+        table.add(image, labels, "cpu")
+    assert table.calibration(both) == expected
+    assert table.calibration(found.of(("A",))[0]) is None
+    assert found.choice.calibration == (expected if found.best == both else None)
+    assert 0 < np.concatenate(hits).mean() < 1
+    monkeypatch.setattr(channel_choice, "FEWEST", 100)
+    assert table.calibration(both) is None
 
 
 def test_the_best_comes_first_and_is_the_choice(found: ChannelChoice) -> None:

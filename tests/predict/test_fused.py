@@ -16,7 +16,7 @@ from cellweave.core.errors import InputError, ModelError
 from cellweave.core.image import Image
 from cellweave.fusion import flow_fusion, fuse_instances
 from cellweave.metrics import match
-from cellweave.models import Choice, ModelSet, Segmenter, Training
+from cellweave.models import Calibration, Choice, ModelSet, Segmenter, Training
 from cellweave.models.model_set import ANY, AVERAGE, FUSION_METHODS
 from cellweave.predict import predict_maps, segment, segment_set
 from cellweave.predict.fused import fuse, named, pick_models
@@ -191,6 +191,19 @@ def test_a_diameter_is_one_for_all_models(image: Image, models: ModelSet) -> Non
         for c in (0, 1)
     ]
     assert np.array_equal(estimated.maps, flow_fusion(maps))
+
+
+def test_scores_are_calibrated_where_exactly_the_choice_is_used(image: Image, models: ModelSet) -> None:
+    calibration = Calibration(0.5, 1.0)
+    chosen = replace(models, choices={("nuclei", "U2OS"): Choice(("akt", "ERK"), calibration=calibration)})
+    plain, sure = (segment_set(image, one, objects=["nuclei"], device="cpu")["nuclei"] for one in (models, chosen))
+    np.testing.assert_array_equal(sure.confidence, calibration.apply(plain.confidence))
+    for names in (["ERK", "p38", "x"], ["ERK", "", "x"]):  # all others, and one alone
+        one, other = (
+            segment_set(named(image, names), some, objects=["nuclei"], device="cpu")["nuclei"]
+            for some in (models, chosen)
+        )
+        np.testing.assert_array_equal(one.confidence, other.confidence)
 
 
 def test_each_model_keeps_the_diameter_of_its_training(image: Image, tmp_path: Path, tiny_model: Segmenter) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-import cc3d
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cellweave import _kernels
+from cellweave.core.cleaning import clean_labels
 from cellweave.core.errors import InputError
-from cellweave.core.labels import Labels, relabel
+from cellweave.core.labels import Labels
 from cellweave.fusion.majority_voting import most_votes
 from cellweave.fusion.match_ids import matched_ids
 from cellweave.fusion.multi_label_staple import most_probable
@@ -21,6 +22,8 @@ from cellweave.fusion.staple import estimate
 
 Method = Literal["pixel_voting", "majority_voting", "staple", "simple"]
 METHODS: tuple[Method, ...] = ("pixel_voting", "majority_voting", "staple", "simple")
+MIN_SIZE = 15
+"""Pixels; that of decoding flows (`cellweave.representations.DiffusionFlows`)."""
 
 
 def fuse_instances(
@@ -29,13 +32,17 @@ def fuse_instances(
     *,
     weights: ArrayLike | None = None,
     instances: Literal["matched", "components"] = "matched",
+    min_size: int = MIN_SIZE,
 ) -> Labels:
     """Fuse instance segmentations of one picture, whose ids have nothing to do with each other.
 
     With ``instances="matched"`` the objects of the raters are matched first (`match_ids`), and the method works on
     labels: `majority_voting`; `multi_label_staple`; `simple` for each object; `pixel_voting` for the foreground, whose
-    pixels go to the object that most raters see there. With ``"components"`` the method works on the foreground alone,
-    binary STAPLE among them, and the instances are its 4-connected components, so that cells that touch become one.
+    pixels go to the object that most raters see there, or to none where each rater sees another one. With
+    ``"components"`` the method works on the foreground alone, binary STAPLE among them, and the instances are its
+    4-connected components, so that cells that touch become one.
+
+    As in decoding, holes are filled and small objects left out; pieces that do not touch are objects of their own.
 
     Parameters
     ----------
@@ -47,6 +54,8 @@ def fuse_instances(
         (K,) numbers, not negative; 0 leaves a rater out. None: all equal.
     instances
         How instances come about, see above.
+    min_size
+        Fewest pixels of an object; the default is that of decoding flows.
 
     Returns
     -------
@@ -71,11 +80,17 @@ def fuse_instances(
     patterns = find_patterns(labels, weights, masks=instances == "components")
     if instances == "matched":
         matched = replace(patterns, labels=matched_ids(patterns))
-        return relabel(patterns.image(_fused_labels(matched, method)))[0]
-    foreground = patterns.image(_fused_foreground(patterns, method))
-    if foreground.size == 0:
-        return foreground.astype(np.int32)
-    return np.asarray(cc3d.connected_components(foreground, connectivity=4)).astype(np.int32)
+        return _whole(patterns.image(_fused_labels(matched, method)), min_size)
+    return _whole(patterns.image(_fused_foreground(patterns, method)).astype(np.int32), min_size)
+
+
+def _whole(labels: Labels, min_size: int) -> Labels:
+    """Connected objects without holes, of at least this size, with ids 1..n."""
+    pieces, _ = clean_labels(labels, min_size=0)
+    boxes = np.empty((int(pieces.max(initial=0)), 4), np.int32)
+    _kernels.bounding_boxes(pieces, boxes)
+    _kernels.fill_holes(pieces, boxes)
+    return clean_labels(pieces, min_size=min_size)[0]
 
 
 def _fused_labels(patterns: Patterns, method: Method) -> Labels:
@@ -99,11 +114,13 @@ def _fused_foreground(patterns: Patterns, method: Method) -> NDArray[np.bool_]:
 
 
 def _seen_by_most(patterns: Patterns) -> Labels:
-    """(P,) the label above 0 with the most votes; of equal ones the lowest."""
+    """(P,) the label above 0 with the most votes, of equal ones the lowest; 0 where several raters have one each."""
     ids = np.sort(patterns.labels, axis=1)
     order = np.argsort(patterns.labels, axis=1, kind="stable")
     weights = patterns.weights[order]
     votes = np.stack([((ids == ids[:, [k]]) * weights).sum(axis=1) for k in range(ids.shape[1])], axis=1)
     votes[ids == 0] = -1
     best = (votes > votes.max(axis=1, keepdims=True) - NOT_LESS * patterns.weights.sum()).argmax(axis=1)
-    return np.take_along_axis(ids, best[:, None], axis=1)[:, 0]
+    found = np.take_along_axis(ids, best[:, None], axis=1)
+    apart = ((ids == found).sum(axis=1) == 1) & ((ids > 0).sum(axis=1) > 1)
+    return np.where(apart, 0, found[:, 0]).astype(np.int32)

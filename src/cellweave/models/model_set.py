@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import make_output_folder, sha256, write_atomically
 from cellweave.fusion import METHODS as LABEL_METHODS
+from cellweave.models.calibration import Calibration
 from cellweave.models.folder import (
     CARD,
     FORMAT,
@@ -61,11 +62,14 @@ class Choice:
         One of `FUSION_METHODS`.
     scores
         Figures that it was chosen by.
+    calibration
+        Of the confidence of objects that several models found together, on the images that it was chosen by.
     """
 
     reporters: tuple[str, ...] = ()
     method: str = FLOW_FUSION
     scores: dict[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.method not in FUSION_METHODS:
@@ -169,7 +173,9 @@ class ModelSet:
                 entries[checked(key)] = entry
             for row in settings["choices"]:
                 what = {k: v for k, v in row.items() if k not in ("object", "cell_line")}
-                choices[row["object"], row["cell_line"]] = Choice(**what | {"reporters": tuple(row["reporters"])})
+                fitted = what.get("calibration")
+                what |= {"reporters": tuple(row["reporters"]), "calibration": fitted and Calibration(**fitted)}
+                choices[row["object"], row["cell_line"]] = Choice(**what)
             return cls(root, choices, settings["card"], settings["settings_sha256"], entries)
 
     @property
@@ -289,7 +295,7 @@ class ModelSet:
         training: Training | None = None,
         overwrite: bool = False,
     ) -> ModelSet:
-        """Save a model into the set. A choice that it changes loses the figures that it was made by.
+        """Save a model into the set. A choice that it changes loses figures and calibration.
 
         Several programs may add to a set one after the other, not at the same moment.
 
@@ -326,7 +332,7 @@ class ModelSet:
         entries = dict(now._entries)
         entries[before or key] = entry
         choices = {
-            place: replace(choice, scores={}) if _concerns(key, place, choice) else choice
+            place: replace(choice, scores={}, calibration=None) if _concerns(key, place, choice) else choice
             for place, choice in now.choices.items()
         }
         written = replace(now, choices=choices, _entries=entries)._written()
@@ -351,7 +357,7 @@ class ModelSet:
                 continue
             left = tuple(r for r in choice.reporters if not same(r, known.reporter))
             if left != choice.reporters:
-                choices[place] = replace(choice, reporters=left, scores={})
+                choices[place] = replace(choice, reporters=left, scores={}, calibration=None)
             if not any(k.object == known.object and same(k.cell_line, known.cell_line) for k in entries):
                 del choices[place]
         written = replace(now, choices=choices, _entries=entries)._written()

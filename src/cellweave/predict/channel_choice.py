@@ -16,11 +16,11 @@ from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.image import Image
 from cellweave.core.labels import Labels, as_labels
 from cellweave.core.progress import report
-from cellweave.fusion import flow_fusion, fuse_instances
-from cellweave.metrics import Evaluation, Scores, evaluate_image
-from cellweave.models import Choice, ModelSet, Segmenter
+from cellweave.fusion import flow_fusion
+from cellweave.metrics import Evaluation, Scores, evaluate_image, match
+from cellweave.models import Calibration, Choice, ModelSet, Segmenter, fit_calibration
 from cellweave.models.model_set import FLOW_FUSION, FUSION_METHODS
-from cellweave.predict.fused import averageable, find_raters, rater_maps
+from cellweave.predict.fused import averageable, find_raters, fuse, fuse_labels, rater_maps
 from cellweave.representations.base import Maps
 
 MOST_CHANNELS = 8
@@ -28,6 +28,8 @@ MOST_CHANNELS = 8
 IN_MEMORY = 2 << 30
 """Maps of more bytes than this are kept in a temporary file."""
 IOU = 0.5
+FEWEST = 10
+"""Objects that match, and objects that do not, under which no calibration is fitted."""
 
 Subset = tuple[str, ...]
 
@@ -78,6 +80,8 @@ class ChannelChoice:
         Images that were scored.
     left_out
         What kept other images from being scored, a sentence each.
+    calibration
+        Of the scores of the best, where it fuses several channels and enough of its objects match, and do not.
     """
 
     object: str
@@ -87,6 +91,7 @@ class ChannelChoice:
     greedy: bool
     n_images: int
     left_out: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def best(self) -> Scored:
@@ -99,7 +104,7 @@ class ChannelChoice:
         found = self.best.total.at(IOU)
         figures = {"f1": found.f1, "precision": found.precision, "recall": found.recall}
         scores = {name: round(value, 4) for name, value in figures.items()} | {"images": self.n_images}
-        return Choice(self.best.reporters, self.best.method, scores)
+        return Choice(self.best.reporters, self.best.method, scores, self.calibration)
 
     def of(self, reporters: Subset) -> list[Scored]:
         """The rows of a subset, best first."""
@@ -170,11 +175,13 @@ def choose_channels(
             raise InputError("the maps of these models cannot be averaged; choose other methods than flow fusion")
         greedy = len(names) > MOST_CHANNELS
         rows = _greedy(table, names, usable) if greedy else _all(table, names, usable)
-    place = {name: k for k, name in enumerate(names)}
-    rows.sort(
-        key=lambda r: (-r.f1, len(r.reporters), FUSION_METHODS.index(r.method), [place[name] for name in r.reporters])
-    )
-    return ChannelChoice(object, cell_line, tuple(rows), names, greedy, table.n_images, tuple(map(str, left_out)))
+        place = {name: k for k, name in enumerate(names)}
+        rows.sort(
+            key=lambda r: (-r.f1, len(r.reporters), FUSION_METHODS.index(r.method), [place[n] for n in r.reporters])
+        )
+        fitted = table.calibration(rows[0])
+    excuses = tuple(map(str, left_out))
+    return ChannelChoice(object, cell_line, tuple(rows), names, greedy, table.n_images, excuses, fitted)
 
 
 def _all(table: _Table, names: Subset, methods: Sequence[str]) -> list[Scored]:
@@ -256,6 +263,26 @@ class _Table:
             images = tuple(self._score(k, subset, method) for k in range(self.n_images))
             yield Scored(subset, method, Evaluation(images, 2.0).total)
 
+    def calibration(self, best: Scored) -> Calibration | None:
+        """From the scores of what several channels give together to probabilities to match; None for too few objects.
+
+        Of images that have all of the channels.
+        """
+        names = best.reporters
+        if len(names) == 1:
+            return None
+        scores, hits = [np.zeros(0)], [np.zeros(0, bool)]
+        for truth, maps in zip(self._truth, self._maps, strict=True):
+            if set(names) <= set(maps):
+                models = [self._models[name] for name in names]
+                labels, found, _ = fuse([maps[name] for name in names], models, best.method)
+                pairs = match(truth, labels, IOU)
+                scores.append(found.astype(np.float64))
+                hits.append(np.isin(np.arange(1, len(found) + 1), pairs.predicted_ids))
+        matched = np.concatenate(hits)
+        enough = min(np.count_nonzero(matched), np.count_nonzero(~matched)) >= FEWEST
+        return fit_calibration(np.concatenate(scores), matched) if enough else None
+
     def _score(self, k: int, subset: Subset, method: str) -> Scores:
         """Of one image; the same channels there give the same, whichever others a subset has."""
         there = tuple(name for name in subset if name in self._maps[k])
@@ -272,7 +299,7 @@ class _Table:
         if method == FLOW_FUSION:
             mean = flow_fusion([self._maps[k][name] for name in names])
             return self._models[names[0]].decode_scored(mean)[0]
-        return fuse_instances([self._labels[k][name] for name in names], method)  # type: ignore[arg-type]
+        return fuse_labels([self._labels[k][name] for name in names], [self._models[name] for name in names], method)
 
     def _kept(self, maps: Maps) -> Maps:
         """The same values, in a file where the memory is full."""

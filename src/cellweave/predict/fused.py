@@ -14,9 +14,10 @@ from cellweave.core.errors import CellweaveError, InputError, ModelError
 from cellweave.core.image import Image, PixelArray
 from cellweave.core.labels import Labels, median_diameter
 from cellweave.fusion import flow_fusion, fuse_instances
+from cellweave.fusion.fuse_instances import MIN_SIZE
 from cellweave.metrics import match
 from cellweave.models import Choice, Key, ModelSet, Segmenter
-from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, same, spoken
+from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, plain, same, spoken
 from cellweave.predict.maps import as_plane, estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, check_confidence, parse_diameter, without_doubtful
 from cellweave.prep import Channels, empty_channels
@@ -84,6 +85,12 @@ class Pick:
     def missing(self) -> tuple[str, ...]:
         """Chosen reporters whose models cannot be used on this image."""
         return tuple(name for name in self.choice.reporters if not any(same(name, used) for used in self.reporters))
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether exactly the chosen reporters are used."""
+        chosen = {plain(name) for name in self.choice.reporters}
+        return chosen == {plain(name) for name in self.reporters}
 
     @property
     def text(self) -> str:
@@ -158,8 +165,9 @@ def segment_set(
     Returns
     -------
     dict
-        By object. The confidence of an object fused from label images is the mean over the models of that of the
-        object that it matches at IoU 0.5, which is 0 where there is none.
+        By object. The score of an object fused from label images is the mean over the models of that of the object
+        that it matches at IoU 0.5, which is 0 where there is none. Scores of several models are calibrated where the
+        choice has a calibration and exactly its models are used; else the score is the confidence.
 
     Raises
     ------
@@ -331,7 +339,9 @@ def averageable(models: Sequence[Segmenter]) -> bool:
 def fuse(
     maps: Sequence[Maps], models: Sequence[Segmenter], method: str = FLOW_FUSION
 ) -> tuple[Labels, NDArray[np.float32], Maps]:
-    """Labels (Y, X) with ids 1..n, their confidence (n,), and the maps that stand for all; see `Fused`.
+    """Labels (Y, X) with ids 1..n, their scores (n,), and the maps that stand for all; see `Fused`.
+
+    Those of a lone model are its confidence; those of several are not calibrated.
 
     Raises
     ------
@@ -348,14 +358,20 @@ def fuse(
                 f"flow fusion averages maps, and those of the models {', '.join(m.name for m in models)} ({kinds}) "
                 "cannot be averaged; choose another method with cellweave fuse select"
             )
-        return *models[0].decode_scored(mean), mean
-    found = [model.decode_scored(one) for model, one in zip(models, maps, strict=True)]
-    labels = fuse_instances([one for one, _ in found], method)  # type: ignore[arg-type]
+        return *models[0].with_(calibration=None).decode_scored(mean), mean
+    found = [model.with_(calibration=None).decode_scored(one) for model, one in zip(models, maps, strict=True)]
+    labels = fuse_labels([one for one, _ in found], models, method)
     total = np.zeros(int(labels.max(initial=0)), np.float32)
     for one, confidence in found:
         pairs = match(one, labels, 0.5)
         total[pairs.predicted_ids - 1] += confidence[pairs.truth_ids - 1]
     return labels, total / np.float32(len(models)), mean
+
+
+def fuse_labels(labels: Sequence[Labels], models: Sequence[Segmenter], method: str) -> Labels:
+    """`fuse_instances`, with the least size of objects that the first model decodes with."""
+    size = getattr(models[0].representation, "min_size", MIN_SIZE)
+    return fuse_instances(labels, method, min_size=size)  # type: ignore[arg-type]
 
 
 def _segment(
@@ -371,6 +387,8 @@ def _segment(
     maps, size = rater_maps(image, model_set, pick.raters, diameter=given, device=device, augment=augment)
     models = [model_set.model(rater.key) for rater in pick.raters]
     labels, confidence, mean = fuse(maps, models, pick.choice.method)
+    if pick.choice.calibration and len(models) > 1 and pick.is_choice:
+        confidence = pick.choice.calibration.apply(confidence)
     labels, confidence, dropped = without_doubtful(labels, confidence, min_confidence)
     size = size if size and any(model.diameter for model in models) else median_diameter(labels)
     return Fused(labels, confidence, mean, size, models[0], image, dropped, pick=pick)
