@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from cellweave.core.files import sha256
 from cellweave.io import write_labels
 from cellweave.models import Choice, ModelSet, Segmenter, Training, load_set
 from cellweave.predict import channel_choice
@@ -71,6 +72,16 @@ def test_the_best_goes_into_the_set(run_cli: Run, zoo: ModelSet, data: Path) -> 
     for text in ("F1", "precision", "STAPLE", "flow fusion"):
         assert text in done.out
     load_set(zoo.root).check()
+
+
+def test_images_of_the_trainings_are_told(run_cli: Run, tmp_path: Path, tiny_model: Segmenter, data: Path) -> None:
+    """By what is in the files, not by their names."""
+    known = {"old name": sha256(data / "images" / "2.ome.tif"), "1": "00"}
+    own = ModelSet.create(tmp_path / "own")
+    own.add(tiny_model, object="nuclei", cell_line="U2OS", reporter="AKT", training=Training(24.0, known))
+    done = run_cli("fuse", "select", own.root, data, "--device", "cpu")
+    assert done.status == 0, done.err
+    assert "1 of the 2 images for nuclei are of those that the models learned from or were chosen by (2)" in done.err
 
 
 def test_one_object_into_another_folder(run_cli: Run, zoo: ModelSet, data: Path, tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from cellweave.cli.batch import PLAIN
 from cellweave.core.errors import InputError
-from cellweave.core.files import make_output_folder, write_atomically
+from cellweave.core.files import make_output_folder, sha256, write_atomically
 from cellweave.core.progress import console_progress
-from cellweave.models import load_set
+from cellweave.models import Key, ModelSet, load_set
 from cellweave.models.model_set import FUSION_METHODS, OBJECTS, same, spoken
 from cellweave.predict.channel_choice import IOU, MOST_CHANNELS, ChannelChoice, Scored, choose_channels
-from cellweave.train.objects import cell_line_folders, has_objects, read_fields
+from cellweave.train.objects import Field, cell_line_folders, has_objects, read_fields
 
 SHOWN = 10
 
@@ -72,6 +72,13 @@ def run(
                 methods=methods or FUSION_METHODS,
                 device=device,
             )
+        if learned := learned_images(labelled, models, name, line):
+            errors.print(
+                f"{len(learned)} of the {len(labelled)} images for {name} are of those that the models learned from or "
+                f"were chosen by ({', '.join(learned[:5])}{' and more' if len(learned) > 5 else ''}): the figures are "
+                "too good; give others.",
+                **PLAIN,
+            )
         for why in found.left_out:
             errors.print(f"An image is left out: {why}", **PLAIN)
         if found.greedy:
@@ -86,6 +93,13 @@ def run(
         models = models.choose(name, line, found.choice)
         console.print(_table(found))
         console.print(_said(found, models.name, file), soft_wrap=True, markup=False)
+
+
+def learned_images(fields: Sequence[Field], models: ModelSet, name: str, line: str) -> list[str]:
+    """Names of the images that a model for this object and cell line was made with, by what is in the files."""
+    keys = [Key(name, line, reporter) for reporter in models.reporters(name, line)]
+    known = {digest for key in keys for digest in models.training(key).images.values()}
+    return [one.name for one in fields if known and sha256(one.image.source) in known]
 
 
 def _folder(data: Path, line: str) -> Path:
@@ -133,8 +147,9 @@ def _line(table: Table, row: Scored, *, bold: bool = False) -> None:
 def _said(found: ChannelChoice, name: str, file: Path) -> str:
     best = found.best
     how = f", by {spoken(best.method)}" if len(best.reporters) > 1 else ""
+    sure = f"; the confidence of its objects is {'' if found.calibration else 'not '}calibrated"
     return (
         f"{found.object} of {found.cell_line}: {', '.join(best.reporters)}{how}, with F1 {best.f1:.4f} on "
         f"{found.n_images} images, is now the choice of the model set '{name}'; all {len(found.rows)} rows are in "
-        f"{file}"
+        f"{file}{sure if len(best.reporters) > 1 else ''}"
     )
