@@ -14,8 +14,8 @@ from cellweave.prep import Resampling
 from cellweave.representations import PointRepresentation
 from cellweave.representations.base import Maps
 
-TILE, TILES = 128, 12
-"""Side in px of a tile, and how many are looked at: at most 4 x 12 x 128 x 128 = 786,432 px of any image."""
+TILE, TILES = 128, 8
+"""Side in px of a tile, and how many are looked at: at most 4 x 8 x 128 x 128 = 524,288 px of any image."""
 FLIPS = ((2,), (3,), (2, 3))
 ROUNDING = 0.5
 """In cells: no count is surer than that."""

@@ -18,7 +18,7 @@ from cellweave.models import AnyModel, Segmenter, load_model
 from cellweave.models.count_calibration import check_level, normal_factor
 from cellweave.predict.branches import Branch
 from cellweave.predict.count_spread import Spread, measure_spread
-from cellweave.predict.maps import Planes, Runner, as_plane, predict_maps
+from cellweave.predict.maps import Planes, Runner, as_plane, finished_rows
 from cellweave.predict.segmentation import check_confidence, parse_diameter, segment, tell_unused
 from cellweave.predict.unsure import DOUBT, crowded, unresolved
 from cellweave.prep import Channels, Resampling
@@ -48,8 +48,8 @@ class Count:
         The model used (of a `CellSegmenter` the branch that was chosen), and what was counted.
     diameter
         Cell diameter in px that the image was resized by; 0 where it kept its size.
-    channels
-        As given to `count`.
+    planes
+        What the net sees.
     labels
         (Y, X) of a model that outlines cells; else None.
     dropped
@@ -68,7 +68,7 @@ class Count:
     model: Segmenter = field(repr=False)
     image: Image = field(repr=False)
     diameter: float
-    channels: str | Channels | None = None
+    planes: Planes = field(repr=False)
     labels: Labels | None = field(default=None, repr=False)
     dropped: int = 0
     branch: Branch | None = None
@@ -104,9 +104,8 @@ class Count:
     @cached_property
     def crowded(self) -> Mask:
         """(Y, X): where the texture says cells, but none can be told from the next; see `cellweave.predict.unsure`."""
-        planes = Planes(self.image, self.model, self.channels)
-        rows, columns = (Resampling(n, n) for n in (planes.height, planes.width))
-        seen = planes.read(rows, columns, slice(0, planes.height), slice(0, planes.width)).mean(axis=0)
+        rows, columns = (Resampling(n, n) for n in (self.planes.height, self.planes.width))
+        seen = self.planes.read(rows, columns, slice(0, rows.n_out), slice(0, columns.n_out)).mean(axis=0)
         return crowded(seen, self.points, None if self.labels is None else self.labels > 0)
 
     @cached_property
@@ -168,8 +167,8 @@ def count(
 ) -> Count:
     """Count the cells of a 2-D image and find where they are.
 
-    The net runs over the image once. For the interval, it counts up to twelve small tiles again in three flips (at most
-    786,432 px, whatever the size of the image): how much their counts change tells how surely the image can be counted
+    The net runs over the image once. For the interval, it counts up to eight small tiles again in three flips (at most
+    524,288 px, whatever the size of the image): how much their counts change tells how surely the image can be counted
     (`cellweave.predict.count_spread`), and the model's `CountCalibration`, where it has one, what that means in cells.
 
     Parameters
@@ -211,7 +210,7 @@ def count(
             result.model,
             picture,
             result.diameter if result.model.diameter else 0.0,
-            channels,
+            Planes(picture, result.model, channels),
             result.labels,
             result.dropped,
             result.branch,
@@ -231,11 +230,12 @@ def _integrated(
     if given is not None and not model.diameter:
         tell_unused(model.name)
     size = (given or model.diameter) if model.diameter else 0.0
-    maps = predict_maps(image, model, diameter=size or None, channels=channels, device=device)
+    planes, runner = Planes(image, model, channels), Runner(model, choose_device(device), augment=False)
+    maps = np.concatenate([values for _, values in finished_rows(planes, model, runner, size)], axis=1)
     points = model.positions.decode(maps)
     keep = np.ones(len(points), bool) if points.confidence is None else points.confidence >= min_confidence
     dropped = int(np.count_nonzero(~keep))
-    return Count(model.positions.count(maps), points[keep], maps, model, image, size, channels, dropped=dropped)
+    return Count(model.positions.count(maps), points[keep], maps, model, image, size, planes, dropped=dropped)
 
 
 def _bounded(found: Count, interval: float, device: str, min_confidence: float) -> Count:
@@ -243,8 +243,7 @@ def _bounded(found: Count, interval: float, device: str, min_confidence: float) 
     model, cells = found.model, found.points.cells
     runner = Runner(model, choose_device(device), augment=False)
     zoom = model.diameter / found.diameter if found.diameter else 1.0
-    planes = Planes(found.image, model, found.channels)
-    spread = measure_spread(planes, model, runner, zoom, cells, min_confidence=min_confidence)
+    spread = measure_spread(found.planes, model, runner, zoom, cells, min_confidence=min_confidence)
     calibration = model.count_calibration
     factor = normal_factor(interval) if calibration is None else calibration.factor(interval)
     half = factor * spread.of(found.count, cells.confidence)

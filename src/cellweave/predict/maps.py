@@ -86,18 +86,24 @@ def predict_maps(
     maps = np.zeros((n_maps, picture.height, picture.width), np.float32)
     for one in models:
         runner = Runner(one, choose_device(device), augment)
-        zoom = one.diameter / diameter if diameter and one.diameter else 1.0
-        if zoom > LARGEST_ZOOM:
-            raise InputError(
-                f"diameter is {diameter:g} px, so the image would be enlarged {zoom:.0f} times; "
-                "give the diameter of the cells in pixels of the image"
-            )
-        for rows, values in _bands(
-            Planes(picture, one, channels) if one is not models[0] else planes, runner, zoom, tile
-        ):
-            values = one.representation.rescale(values, 1 / zoom)
+        seen = Planes(picture, one, channels) if one is not models[0] else planes
+        for rows, values in finished_rows(seen, one, runner, diameter, tile):
             maps[:, rows] += values / len(models) if len(models) > 1 else values
     return maps
+
+
+def finished_rows(
+    planes: Planes, model: Segmenter, runner: Runner, diameter: float | None, tile: int | None = None
+) -> Iterator[tuple[slice, Maps]]:
+    """Rows of the image and their maps (M, rows, X), from top to bottom; see `predict_maps`."""
+    zoom = model.diameter / diameter if diameter and model.diameter else 1.0
+    if zoom > LARGEST_ZOOM:
+        raise InputError(
+            f"diameter is {diameter:g} px, so the image would be enlarged {zoom:.0f} times; "
+            "give the diameter of the cells in pixels of the image"
+        )
+    for rows, values in _bands(planes, runner, zoom, tile):
+        yield rows, model.representation.rescale(values, 1 / zoom)
 
 
 def estimate_diameter(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +11,14 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from cellweave.core.points import Points
-from cellweave.prep.foreground import foreground
+from cellweave.prep.foreground import SCALE, foreground
 
 Mask = NDArray[np.bool_]
 
 BLOCK = 8
 """Maps of doubt are made of squares of so many px."""
+COARSE = 2
+"""The texture is looked at on squares of so many px, which hides no cell and takes a quarter of the time."""
 REACH, FURTHEST = 26.0, 52.0
 """A found cell explains the foreground within the first distance in px, the thesis' region that a click makes known, or
 more where cells are farther apart, up to the second."""
@@ -48,9 +52,10 @@ def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = 
     mask
         (Y, X) bool, in squares of `BLOCK` px.
     """
-    empty = _blocks(foreground(plane).astype(np.float32)) >= 0.5
+    texture = foreground(_blocks(plane, COARSE), scale=SCALE / COARSE)
+    empty = _blocks(texture, BLOCK // COARSE) >= 0.5
     if covered is not None:
-        empty &= _blocks(covered.astype(np.float32)) < 0.5
+        empty &= _blocks(covered) < 0.5
     reach = REACH
     if len(points):
         tree = cKDTree(points.positions)
@@ -78,10 +83,10 @@ def unresolved(density: NDArray[np.float32], explained: NDArray[np.float32]) -> 
     return _pixels(np.abs(difference) * (2 * np.pi * WIDTH**2) >= DOUBT, density.shape)
 
 
-def _blocks(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means of squares of `BLOCK` px, cut off at the border."""
-    rows, columns = (np.arange(0, n, BLOCK) for n in values.shape)
-    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+def _blocks(values: NDArray[Any], side: int = BLOCK) -> NDArray[np.float32]:
+    """Means of squares of `side` px, cut off at the border."""
+    rows, columns = (np.arange(0, n, side) for n in values.shape)
+    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.float32), columns, axis=1)
     sides = [np.diff(starts, append=n) for starts, n in zip((rows, columns), values.shape, strict=True)]
     return np.asarray(sums / np.outer(*sides), np.float32)
 
