@@ -156,7 +156,7 @@ def interval_rows(counts: Sequence[Counts], title: str, calibrated_on: str, **da
     yield Row(f"{name}, share of true counts inside", float(held.mean()), "", against, **data)
     width = float(np.median(np.concatenate([2 * one.half for one in counts])))
     cells = np.median(np.concatenate([one.true for one in counts]))
-    yield Row(f"{name}, median width", width, "cells", f"the median image has {cells:.0f}", **data)
+    yield Row(f"{name}, median width", width, "cells", f"of {cells:.0f} cells in the median", **data)
 
 
 def steps_of(training: str) -> str:
@@ -535,7 +535,9 @@ def learning_curves() -> Iterator[Row]:
         clicks = sum(len(example("vgg", stem).positions) for stem in (*learned, *chosen_by))
         training = f"vgg-curve-{n}"
         found = counts_on("vgg", training, tested)
-        against = f"{clicks:,} clicks, half of them on {n} more images that choose the epoch; {steps_of(training)}"
+        against = (
+            f"{clicks:,} clicks, about half of them on {n} more images that choose the epoch; {steps_of(training)}"
+        )
         name = f"learning curve, VGG, {n} images: mean error of the count"
         yield Row(name, found.error, "", against, data="vgg_points", split="test", seed=SEED)
         images[clicks] = found.share
