@@ -28,12 +28,12 @@ def columns() -> NDArray[np.int32]:
     return labels
 
 
-@pytest.mark.parametrize(("borders", "sign"), [("bright", 1.0), ("dark", -1.0)])
-def test_cells_meet_at_their_borders(borders: str, sign: float) -> None:
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_cells_meet_at_their_borders(sign: float) -> None:
     truth = columns()
     plane = cells(truth, sign)
     points = Points.from_labels(truth)
-    found = masks_from_points(plane, points, mask=truth > 0, radius=40, borders=borders)  # type: ignore[arg-type]
+    found = masks_from_points(plane, points, mask=truth > 0, radius=40)
     assert match(truth, found.labels, 0.9).f1 == 1
     assert [truth[y, x] for y, x in points.positions.round().astype(int)] == [1, 2, 3, 4, 5]
     assert found.known.all()
@@ -100,8 +100,6 @@ def test_bad_input() -> None:
         masks_from_points(plane.T, points)
     with pytest.raises(InputError, match="radius"):
         masks_from_points(plane, points, radius=0)
-    with pytest.raises(InputError, match="borders"):
-        masks_from_points(plane, points, borders="grey")  # type: ignore[arg-type]
 
 
 @pytest.mark.shared_data

@@ -24,6 +24,7 @@ from cellweave.representations import DiffusionFlows, Heatmap, known_region
 from cellweave.train import Example, TrainConfig, prepare_only, train
 from cellweave.train.api import start
 from cellweave.train.counts import fit_decoding, judge_counts
+from cellweave.train.pseudo_masks import outlined
 from clicks import dots, write_dots
 from dots import dots_model, dots_picture, scattered
 
@@ -178,6 +179,24 @@ def test_points_are_no_labels(folder: Path, tmp_path: Path) -> None:
         train([replace(dots(0), labels=Points(np.zeros((0, 2)), shape=(80, 96)))], config(tmp_path))
 
 
+@pytest.mark.parametrize("representation", ["DiffusionFlows", "StarConvex"])
+def test_outlines_are_guessed_from_points(tmp_path: Path, representation: str) -> None:
+    examples = [replace(dots(k, (64, 64)), known=None) for k in range(2)]
+    settings = config(tmp_path, sigma=None, representation=representation, batch_size=2, validation=0.0)
+    model = quietly(examples, settings)
+    assert type(model.representation).__name__ == representation
+    assert model.card["Outlines"].startswith("guessed from points")
+    assert segment(examples[0].image, model, diameter=10, device="cpu").labels.shape == (64, 64)
+    guessed = outlined(examples[0])
+    assert guessed.n_cells >= 0.8 * examples[0].n_cells
+    assert outlined(guessed) is guessed
+    known = known_region(examples[0].positions, None, (64, 64), radius=5)
+    part = outlined(replace(examples[0], known=known)).known
+    assert part is not None
+    assert (part <= known).all()
+    assert part.any()
+
+
 def test_shards_of_points(folder: Path, tmp_path: Path) -> None:
     """Prepared here, trained by the bare program, made a model of here."""
     from cellweave.train import bare
@@ -194,7 +213,7 @@ def test_shards_of_points(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"representation": "StarConvex"}, "tell no outlines for StarConvex"),
+        ({"representation": "StarConvex"}, "for the representation Heatmap"),
         ({"diameter": 20.0}, "points tell no sizes"),
         ({"target": "labels", "sparse": True, "sigma": None}, "sparse is for points"),
         ({"target": "labels", "representation": "DistanceFlows"}, "for the representation Heatmap"),

@@ -52,6 +52,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Illumination = Annotated[Path | None, typer.Option(help="Even out the light with this file of cellweave illumination.")]
+Clahe = Annotated[
+    str | None,
+    typer.Option(help="Local contrast (CLAHE) in so many tiles: 8x8, or 8x8,40 to clip at 40 (2 without it)."),
+]
+ScalingFile = Annotated[
+    Path | None, typer.Option(help="Same grey values in all images, by this file of cellweave scaling.")
+]
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -105,15 +115,9 @@ def segment(
     object_: Annotated[
         str | None, typer.Option("--object", help="With --model-set: only nuclei, or only cells.")
     ] = None,
-    illumination: Annotated[
-        Path | None, typer.Option(help="Even out the light with this file of cellweave illumination.")
-    ] = None,
-    clahe: Annotated[
-        str | None, typer.Option(help="Local contrast (CLAHE) in so many tiles: 8x8, or 8x8,3 to clip at 3.")
-    ] = None,
-    scaling: Annotated[
-        Path | None, typer.Option(help="Same grey values in all images, by this file of cellweave scaling.")
-    ] = None,
+    illumination: Illumination = None,
+    clahe: Clahe = None,
+    scaling: ScalingFile = None,
 ) -> None:
     """Segment images: labels, an overlay picture and a table for each, and a summary of the run.
 
@@ -121,7 +125,7 @@ def segment(
     """
     from cellweave.cli import segment as one_model
     from cellweave.cli import segment_set as set_of_models
-    from cellweave.cli.preparation import Preparation
+    from cellweave.prep import Preparation
 
     prepared = Preparation.load(illumination, clahe, scaling)
     options = {
@@ -142,8 +146,7 @@ def segment(
         given = {"model": model != "default", "channels": channels is not None, **decoding}
         if wrong := [f"--{option.replace('_', '-')}" for option, value in given.items() if value is not False]:
             raise CellweaveError(f"{', '.join(wrong)} cannot be used with --model-set, whose models say it themselves")
-        names = tuple(name.strip() for name in reporters.split(",")) if reporters else ()
-        chosen = set_of_models.Settings(model_set, cell_line, names, object_, **common)
+        chosen = set_of_models.Settings(model_set, cell_line, _names(reporters), object_, **common)
         failed = set_of_models.run(inputs, out, chosen, device=device, overwrite=overwrite, prepared=prepared)
     elif cell_line or reporters or object_:
         raise CellweaveError("--cell-line, --reporters and --object are for the models of a set; add --model-set")
@@ -196,9 +199,9 @@ def scaling_(
     axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
 ) -> None:
     """Measure the 1st and 99th percentile of all images of an acquisition, so that they are scaled alike."""
-    from cellweave.cli.preparation import Files, Preparation, told_scaling
+    from cellweave.cli.preparation import Files, told_scaling
     from cellweave.core.progress import console_progress
-    from cellweave.prep import measure_scaling
+    from cellweave.prep import Preparation, measure_scaling
 
     with console_progress():
         found = measure_scaling(Files(inputs, axes, plane, Preparation.load(illumination, clahe)))
@@ -340,6 +343,9 @@ def train(
     reporters: Annotated[
         str, typer.Option(help="With --strategy, names of the channels where files have none: P1,P2,P3.")
     ] = "",
+    illumination: Illumination = None,
+    clahe: Clahe = None,
+    scaling: ScalingFile = None,
 ) -> None:
     """Train a model on your own images, from scratch or from a base model.
 
@@ -351,6 +357,7 @@ def train(
     batches of 32 crops of 640 px on two graphics cards; the defaults are for the processor of a laptop.
 
     --target points learns to count cells from one point in each: DATA has images/ and points/. The model is for count.
+    With --representation DiffusionFlows or StarConvex it learns outlines that are guessed from the points.
     """
     from cellweave.core.progress import console_progress
     from cellweave.train import TrainConfig, prepare_only, ranks, self_train, train_cell_segmenter
@@ -398,8 +405,10 @@ def train(
         raise CellweaveError("--imagenet is for --method cell-segmenter and --net NestedUNet; add one of them")
     if only_prepare and (method or unlabelled or strategy):
         raise CellweaveError("--prepare-only is for one training; leave out --method, --unlabelled and --strategy")
-    if (cell_line or reporters) and not strategy:
-        raise CellweaveError("--cell-line and --reporters are for --strategy; add it")
+    if (cell_line or reporters or illumination or clahe or scaling) and not strategy:
+        raise CellweaveError(
+            "--cell-line, --reporters, --illumination, --clahe and --scaling are for --strategy; add it"
+        )
     if only_prepare:
         with console_progress():
             files = prepare_only(folders, config, validation=validation)
@@ -412,6 +421,7 @@ def train(
         return
     if strategy:
         from cellweave.cli.strategy import run_strategy
+        from cellweave.prep import Preparation
 
         if method or unlabelled or len(data) != 1:
             raise CellweaveError("--strategy takes one DATA folder; leave out --method and --unlabelled")
@@ -421,7 +431,8 @@ def train(
             config,
             cell_line=cell_line,
             validation=validation,
-            reporters=tuple(name.strip() for name in reporters.split(",") if name.strip()),
+            reporters=_names(reporters),
+            prepared=Preparation.load(illumination, clahe, scaling),
             resume=resume,
         )
         return
@@ -544,6 +555,11 @@ def info(
         raise typer.Exit(1)
 
 
+def _names(reporters: str | None) -> tuple[str, ...]:
+    """Of the channels in their order; an empty one leaves its channel out."""
+    return tuple(name.strip() for name in reporters.split(",")) if reporters else ()
+
+
 @fuse_app.command("select")
 def fuse_select(
     model_set: Annotated[str, typer.Argument(metavar="SET", help="Name or folder of a model set.")],
@@ -556,6 +572,9 @@ def fuse_select(
     methods: Annotated[str, typer.Option(help="Methods of fusion to try: flow_fusion,staple; all without it.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder for the tables; that of the set without it.")] = None,
     device: Device = "auto",
+    illumination: Illumination = None,
+    clahe: Clahe = None,
+    scaling: ScalingFile = None,
 ) -> None:
     """Score channels and methods of fusion on labelled images, and keep the best in the set.
 
@@ -563,16 +582,17 @@ def fuse_select(
     images that the models did not learn from.
     """
     from cellweave.cli.fuse import run
+    from cellweave.prep import Preparation
 
     chosen = tuple(method.strip().replace(" ", "_") for method in methods.split(",") if method.strip())
-    names = tuple(name.strip() for name in reporters.split(",")) if reporters else ()
     run(
         model_set,
         data,
         cell_line=cell_line,
         object=object_,
-        reporters=names,
+        reporters=_names(reporters),
         methods=chosen,
+        prepared=Preparation.load(illumination, clahe, scaling),
         out=out,
         device=device,
     )

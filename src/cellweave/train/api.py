@@ -40,6 +40,7 @@ from cellweave.train.counts import fit_decoding, judge_counts
 from cellweave.train.loop import LOG, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
 from cellweave.train.point_data import read_point_folder
+from cellweave.train.pseudo_masks import outlined
 from cellweave.train.samples import Example, Preparation, Samples, joined, prepare, usual_diameter
 from cellweave.train.shards import pack
 from cellweave.train.simulated import Order, Workers, drawn
@@ -295,7 +296,8 @@ def _order(segmenter: Segmenter, config: TrainConfig) -> Order:
 
 
 def _examples(data: Data, config: TrainConfig, out: Path) -> list[Example]:
-    return examples_of(data, out, target=config.target, sparse=config.sparse)
+    examples = examples_of(data, out, target=config.target, sparse=config.sparse)
+    return list(map(outlined, examples)) if config.guessed else examples
 
 
 def examples_of(data: Data, out: Path, *, target: str = "labels", sparse: bool = False) -> list[Example]:
@@ -380,7 +382,8 @@ def described(examples: Sequence[Example]) -> str:
 
 
 def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    return {
+    guessed = {"Outlines": "guessed from points; all figures are against those"} if config.guessed else {}
+    return guessed | {
         "Made by": f"cellweave {__version__}",
         "Training data": described(training),
         "Validation data": described(held_out) if held_out else "none: the last epoch is not chosen by held-out images",

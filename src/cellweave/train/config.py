@@ -42,7 +42,8 @@ class TrainConfig:
         `cellweave.models.imagenet_weights`.
     target
         What the data tell: ``"labels"``, or ``"points"``, one a cell (see `cellweave.train.point_data`). Points are
-        learned as a `Heatmap`, at the size of the images.
+        learned as a `Heatmap`, at the size of the images, or with another `representation` as the outlines that
+        `cellweave.train.pseudo_masks` guesses from them.
     sparse
         Not every cell of the images has its point: only what is near a point, or marked as background, is learned from.
     representation
@@ -155,9 +156,7 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
         if self.imagenet and (self.base or self.net != "NestedUNet"):
             raise InputError("imagenet is for a new NestedUNet; choose that net, or leave it out")
-        if self.target == "points" and self.learned != "Heatmap":
-            raise InputError(f"points tell no outlines for {self.representation}; they are learned as a Heatmap")
-        if self.target == "points" and self.diameter is not None:
+        if self.target == "points" and self.learned == "Heatmap" and self.diameter is not None:
             raise InputError(f"diameter is {self.diameter}; points tell no sizes to resize from, so leave it out")
         if self.sparse and self.target != "points":
             raise InputError("sparse is for points; set target to points")
@@ -174,6 +173,11 @@ class TrainConfig:
     def learned(self) -> str | None:
         """Name of the representation that is asked for; None for that of the base, or the usual one."""
         return self.representation or ("Heatmap" if self.target == "points" else None)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether outlines are learned that are guessed from points."""
+        return self.target == "points" and self.learned != "Heatmap"
 
     @property
     def peak_rate(self) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import edt
 import numpy as np
@@ -14,6 +15,7 @@ from cellweave.core.labels import Labels
 from cellweave.core.points import DEBRIS, Points
 from cellweave.core.watershed import watershed
 from cellweave.prep.foreground import foreground
+from cellweave.train.samples import Example
 
 Mask = NDArray[np.bool_]
 
@@ -50,13 +52,14 @@ def masks_from_points(
     *,
     mask: Mask | None = None,
     radius: float = RADIUS,
-    borders: Literal["bright", "dark"] = "bright",
 ) -> PseudoMasks:
     """Guess the outline of each cell from the point on it.
 
     The watershed rises from all points at once, over the smoothed brightness of the plane plus the distance from the
-    nearest point, so that cells meet at the bright (or dark) line between them, or halfway where there is none. It ends
-    at the edge of the foreground, and at `radius`. Debris has its own region, which then is background.
+    nearest point, so that cells meet at the bright line between them, or halfway where there is none. It ends at the
+    edge of the foreground, and at `radius`. Debris has its own region, which then is background.
+
+    Where points are brighter than the foreground, as in fluorescence, dark lines part cells in place of bright ones.
 
     Parameters
     ----------
@@ -68,9 +71,6 @@ def masks_from_points(
         (Y, X) bool, the foreground; `cellweave.prep.foreground` without it.
     radius
         Largest distance of a cell's pixel from its point in px: about half a cell's diameter.
-    borders
-        Whether the lines between cells are brighter than cells, as in phase contrast and brightfield, or darker, as in
-        fluorescence.
 
     Raises
     ------
@@ -86,15 +86,13 @@ def masks_from_points(
         )
     if not 0 < radius < np.inf:
         raise InputError(f"radius is {radius:g} px; give about half a cell's diameter")
-    if borders not in ("bright", "dark"):
-        raise InputError(f"borders are '{borders}'; choose bright or dark")
     if not len(points):
         return PseudoMasks(np.zeros(plane.shape, np.int32), ~mask)
     markers = _markers(points, plane.shape)
     distance = edt.edt(markers == 0)
     core = distance < CORE
     flooded = watershed(
-        _landscape(plane, mask | core, borders) + NEARNESS / radius * distance,
+        _landscape(plane, mask | core, markers > 0) + NEARNESS / radius * distance,
         markers,
         (mask | core) & (distance <= radius),
     )
@@ -113,11 +111,23 @@ def _markers(points: Points, shape: tuple[int, ...]) -> Labels:
     return markers
 
 
-def _landscape(plane: NDArray[np.floating], mask: Mask, borders: str) -> NDArray[np.float32]:
+def outlined(example: Example) -> Example:
+    """The example with outlines from its points, by the mean of its channels; the rest of its foreground is unknown.
+
+    An example that has labels stays as it is.
+    """
+    if isinstance(example.labels, np.ndarray):
+        return example
+    plane = example.image.read().mean(axis=0, dtype=np.float32)
+    labels, known = masks_from_points(plane, example.labels)
+    return replace(example, labels=labels, known=known if example.known is None else known & example.known)
+
+
+def _landscape(plane: NDArray[np.floating], mask: Mask, points: Mask) -> NDArray[np.float32]:
     """Smoothed brightness in standard deviations of the cells', high on borders; 0 where it is not known."""
     finite = np.isfinite(plane)
     level = float(plane[finite].mean()) if finite.any() else 0.0
     smooth = ndimage.gaussian_filter(np.where(finite, plane - level, 0).astype(np.float32), SMOOTH)
     spread = float(smooth[mask].std())
-    sign = 1 if borders == "bright" else -1
+    sign = -1 if smooth[points].mean() > smooth[mask].mean() else 1
     return np.asarray(sign * smooth / spread if spread > 0 else 0 * smooth, np.float32)
