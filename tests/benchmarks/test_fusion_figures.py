@@ -245,11 +245,22 @@ def test_errors_of_fields_do_not_depend_on_their_units(bench: ModuleType) -> Non
 
 def test_frames_have_the_vignette(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "FRAMES", 3)
-    shaded = bench.acquired("tissue_nuclei", bench.vignette(bench.FRAME)).astype(float) - 100
-    even = bench.acquired("tissue_nuclei", np.ones(bench.FRAME)).astype(float) - 100
-    assert shaded.shape == (3, *bench.FRAME)
+    monkeypatch.setattr(bench, "FRAME", (256, 256))
+    shaded, even = (
+        bench.acquired("tissue_nuclei", bench.ANYWHERE, gain).astype(float) - 100
+        for gain in (bench.vignette((256, 256)), np.ones((256, 256)))
+    )
+    assert shaded.shape == (3, 256, 256)
     ratio = shaded.mean(axis=0) / even.mean(axis=0)
-    assert ratio.std() == pytest.approx(bench.vignette(bench.FRAME).std(), rel=0.3)
+    assert ratio.std() == pytest.approx(bench.vignette((256, 256)).std(), rel=0.3)
+
+
+def test_few_cells_lie_on_a_dark_ground(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "FRAMES", 2)
+    monkeypatch.setattr(bench, "FRAME", (256, 256))
+    many, few = (bench.acquired("nuclei", which, np.ones((256, 256))) for which in (bench.ANYWHERE, bench.FEW))
+    assert np.median(few) - 100 < 0.2 * (np.median(many) - 100)
+    assert few.max() > 1000
 
 
 def test_the_benchmark_is_listed() -> None:
