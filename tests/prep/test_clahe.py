@@ -129,3 +129,14 @@ def test_constant_image_stays_constant() -> None:
 def test_refuses(pixels: NDArray[np.generic], options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         clahe(pixels, **options)
+
+
+def test_a_clip_limit_without_influence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = texture(96, 96, np.uint16, seed=5)
+    for limit in (1.0, 50.0, 100.0, 100.0, 113.0):
+        np.testing.assert_array_equal(clahe(pixels, tiles=(4, 4), clip_limit=limit), clahe(pixels, tiles=(4, 4)))
+    assert caplog.text.count("under 228 are all the same; yours is 100") == 1
+    assert (clahe(pixels, tiles=(4, 4), clip_limit=228) != clahe(pixels, tiles=(4, 4))).any()
+    before = caplog.text
+    clahe(texture(96, 96), tiles=(4, 4), clip_limit=0.5)
+    assert caplog.text == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image, PixelArray
+
+log = logging.getLogger(__name__)
 
 
 def clahe(pixels: NDArray[Any], *, tiles: tuple[int, int] = (8, 8), clip_limit: float = 2.0) -> NDArray[Any]:
@@ -29,7 +33,9 @@ def clahe(pixels: NDArray[Any], *, tiles: tuple[int, int] = (8, 8), clip_limit: 
         the right; it must have as many rows and columns as tiles.
     clip_limit
         Pixels that one grey value may have, as a multiple of the tile's mean count of a grey value (and at least one);
-        1 leaves almost no contrast to gain, ``inf`` is plain adaptive equalisation.
+        1 leaves almost no contrast to gain, ``inf`` is plain adaptive equalisation. In uint16 tiles have fewer pixels
+        than there are grey values: limits under ``2 * 65,536 / pixels of a tile`` (32 for tiles of 64 x 64 pixels) are
+        all the same, one pixel a grey value. A warning is logged, once.
 
     Returns
     -------
@@ -58,6 +64,7 @@ def clahe(pixels: NDArray[Any], *, tiles: tuple[int, int] = (8, 8), clip_limit: 
     (height, width), (rows, columns) = pixels.shape, tiles
     padded = np.pad(pixels, ((0, -height % rows), (0, -width % columns)), mode="reflect")
     tile = (padded.shape[0] // rows, padded.shape[1] // columns)
+    _tell(pixels.dtype, tile, clip_limit)
     curves = _curves(padded, tiles, clip_limit)
     top, bottom, down = _neighbours(height, tile[0], rows)
     left, right, across = _neighbours(width, tile[1], columns)
@@ -80,6 +87,19 @@ def _check(shape: tuple[int, ...], tiles: tuple[int, int], clip_limit: float) ->
         )
     if not clip_limit > 0:
         raise InputError(f"clip_limit is {clip_limit}; it must be over 0")
+
+
+@lru_cache
+def _tell(dtype: np.dtype[Any], tile: tuple[int, int], clip_limit: float) -> None:
+    """Warn, once for the same settings, where the clip limit has no influence."""
+    least = 2 * (int(np.iinfo(dtype).max) + 1) / (tile[0] * tile[1])
+    if dtype == np.uint16 and clip_limit < least:
+        log.warning(
+            "CLAHE: in 16 bits and tiles of %d x %d pixels, clip limits under %.0f are all the same; yours is %g",
+            *tile,
+            np.ceil(least),
+            clip_limit,
+        )
 
 
 def equalised(image: Image, *, tiles: tuple[int, int] = (8, 8), clip_limit: float = 2.0) -> Image:
