@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image as Picture
 
 import cellweave
+from cellweave.core.errors import ModelError
 from cellweave.io import read_image, read_points, render_points, write_points
 from cellweave.models import CountCalibration, Segmenter
+from cellweave.models.folder import write_settings
+from cellweave.predict.mask_rcnn import Architecture, Detections, Detector
 from dots import dots_model, dots_picture, scattered
 
 Run = Callable[..., Any]
@@ -52,6 +56,35 @@ def count(run_cli: Run, tmp_path: Path, dots_folder: Path) -> Run:
         return run_cli("count", *arguments, "--out", out, "--model", model, "--device", "cpu")
 
     return run
+
+
+def test_a_mask_rcnn_counts(count: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it finds has its own tests: here it finds two cells, or none."""
+
+    def find(image: Any, detector: Detector, *, confidence: float = 0.5, **_: Any) -> Detections:
+        points = scattered(0, SHAPE, 2 if confidence < 0.9 else 0)
+        return Detections(points, np.zeros(SHAPE, np.int32), np.zeros((len(points), 4), np.float32))
+
+    monkeypatch.setattr("cellweave.cli.count.detect", find)
+    monkeypatch.setattr(Detector, "load", lambda folder: Detector(torch.nn.Identity(), Architecture(), hash="1234"))
+    folder = tmp_path / "detector"
+    folder.mkdir()
+    write_settings(folder, {"format": 1, "kind": "mask-rcnn", "name": "x"})
+    done = count(images, model=folder)
+    assert done.status == 0, done.err
+    assert "a Mask R-CNN tells no interval" in done.err + done.out
+    rows = table(tmp_path / "out")
+    assert [(row["count"], row["low"], row["unsure"]) for row in rows.values()] == [("2", "", "")] * 3
+    assert len(read_points(tmp_path / "out" / "a_points.csv")) == 2
+    assert (tmp_path / "out" / "a_counted.png").is_file()
+    assert count(images, "--min-confidence", 0.95, model=folder, out=tmp_path / "none").status == 0
+    assert table(tmp_path / "none")["a"]["count"] == "0"
+    for options, words in ((("--diameter", 30), "leave it out"), (("--save", "density"), "no density")):
+        done = count(images, *options, model=folder, out=tmp_path / words.split()[0])
+        assert done.status == 1
+        assert words in done.err
+    with pytest.raises(ModelError, match="holds a mask-rcnn; use it with cellweave count"):
+        Segmenter.load(folder)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:

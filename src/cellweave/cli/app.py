@@ -232,7 +232,9 @@ def count(
         list[str], typer.Argument(metavar="INPUT...", help="Image files, folders of images, or patterns.")
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")] = None,
-    model: Annotated[str, typer.Option(help="Name or folder of a model: of points or of outlines.")] = "default",
+    model: Annotated[
+        str, typer.Option(help="Name or folder of a model: of points, of outlines, or a Mask R-CNN.")
+    ] = "default",
     channels: Annotated[str | None, typer.Option(help="Channel policy, as for segment.")] = None,
     diameter: Annotated[
         str | None, typer.Option(help="Cell diameter: 30 (pixels) or 12um. Estimated without it, where it is needed.")

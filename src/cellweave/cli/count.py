@@ -14,11 +14,15 @@ from cellweave import __version__
 from cellweave.cli.batch import COUNTS, Row, Work, plane_of, run_batch
 from cellweave.core.errors import InputError
 from cellweave.core.files import write_atomically
+from cellweave.core.image import Image
+from cellweave.core.points import Points
 from cellweave.io import read_image, write_points, write_points_overlay
 from cellweave.models import load_model
 from cellweave.models.count_calibration import check_level
+from cellweave.models.folder import kind_of
 from cellweave.predict import Count
 from cellweave.predict import count as count_image
+from cellweave.predict.mask_rcnn import KIND, Detector, detect
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,17 +30,32 @@ if TYPE_CHECKING:
 COLUMNS = ("count", "low", "high", "points", "dropped", "debris", "unsure", "crowded", "remarks")
 
 
-def _write_density(path: Path, result: Count) -> None:
+@dataclass(frozen=True)
+class Detected:
+    """What a Mask R-CNN found: points alone, without a density, an interval or a map of doubt."""
+
+    image: Image
+    points: Points
+
+
+def _write_density(path: Path, result: Count | Detected) -> None:
     """(Y, X) float32: cells a pixel."""
     import tifffile
 
+    if isinstance(result, Detected):
+        raise InputError("a Mask R-CNN has no density; leave it out of --save")
     density = result.density
     write_atomically(path, lambda part: tifffile.imwrite(part, density, photometric="minisblack", compression="zlib"))
 
 
-OUTPUTS: dict[str, tuple[str, Callable[[Path, Count], object]]] = {
+def _write_picture(path: Path, result: Count | Detected) -> None:
+    shaded = result.unsure if isinstance(result, Count) else None
+    write_points_overlay(path, result.image, result.points, shaded)
+
+
+OUTPUTS: dict[str, tuple[str, Callable[[Path, Count | Detected], object]]] = {
     "points": ("_points.csv", lambda path, c: write_points(path, c.points)),
-    "picture": ("_counted.png", lambda path, c: write_points_overlay(path, c.image, c.points, c.unsure)),
+    "picture": ("_counted.png", _write_picture),
     "density": ("_density.tif", _write_density),
 }
 """By the word in ``--save``: the ending of the file's name, and what writes it. The table is written always."""
@@ -67,11 +86,18 @@ def run(inputs: Sequence[str], out: Path | None, settings: Settings, *, device: 
     """Count every input, print a table, and return the number of files that failed; see `run_batch`."""
     from rich.console import Console
 
-    model = load_model(settings.model)
+    model = Detector.load(settings.model) if kind_of(Path(settings.model)) == KIND else load_model(settings.model)
+    if isinstance(model, Detector) and settings.diameter:
+        raise InputError(f"--diameter: {settings.model} looks for cells of one size in px; leave it out")
 
-    def do(file: Path) -> tuple[Count, Row]:
+    def do(file: Path) -> tuple[Count | Detected, Row]:
+        image = plane_of(read_image(file, axes=settings.axes), settings.plane)
+        if isinstance(model, Detector):
+            least = {"confidence": settings.min_confidence} if settings.min_confidence else {}
+            points = detect(image, model, channels=settings.channels, device=device, **least).points
+            return Detected(image, points), _detected(len(points))
         result = count_image(
-            plane_of(read_image(file, axes=settings.axes), settings.plane),
+            image,
             model,
             diameter=settings.diameter,
             channels=settings.channels,
@@ -109,6 +135,11 @@ def _row(result: Count) -> Row:
     }
 
 
+def _detected(n: int) -> Row:
+    remarks = "a Mask R-CNN tells no interval"
+    return dict.fromkeys(COLUMNS, "") | {"count": n, "points": n, "dropped": 0, "debris": 0, "remarks": remarks}
+
+
 def _told(row: Row) -> str:
     text = f"{_cells(row)} cells"
     if row["low"] != "":
@@ -143,12 +174,12 @@ def _table(rows: Sequence[Row], interval: float) -> Table:
     table.add_column("unsure", justify="right")
     table.add_column("remarks")
     for row in done:
-        bounds = [_between(row)] if interval else []
+        bounds = [_between(row) if row["low"] != "" else ""] if interval else []
         table.add_row(
             Text(Path(row["file"]).name),
             _cells(row),
             *bounds,
-            f"{100 * float(row['unsure']):.0f} %",
+            f"{100 * float(row['unsure']):.0f} %" if row["unsure"] != "" else "",
             Text(str(row["remarks"])),
         )
     return table

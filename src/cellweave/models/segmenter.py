@@ -183,9 +183,12 @@ class Segmenter:
         with refusing(root):
             settings = read_settings(root)
             if kind := settings.get("kind"):
+                branches = settings.get("branches", ())
                 raise ModelError(
                     f"model folder {root} holds several models ({kind}); use it with load_model, "
-                    f"or load one of its folders: {', '.join(settings['branches'])}"
+                    f"or load one of its folders: {', '.join(branches)}"
+                    if branches
+                    else f"model folder {root} holds a {kind}; use it with cellweave count"
                 )
             check_file(root, WEIGHTS, settings["sha256"])
             return cls._from_parts(settings, load_file(root / WEIGHTS))
