@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from cellweave.core.errors import InputError, ReadError
+from cellweave.core.errors import InputError
 from cellweave.core.points import DEBRIS, LIVE, Points
 from cellweave.predict.area import AreaDensity
 
@@ -45,22 +43,6 @@ def test_only_where_someone_annotated_is_fitted_on() -> None:
     model = AreaDensity.fit([mask], [both], known=[known])
     assert model.cells == 20
     assert model.count(mask) == pytest.approx(40)
-
-
-def test_a_file_gives_the_same_back(tmp_path: Path) -> None:
-    model = AreaDensity.fit([np.ones(SHAPE, bool)], [points(7)])
-    model.save(tmp_path / "density.json")
-    assert AreaDensity.load(tmp_path / "density.json") == model
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"density": 0, "cells": 1, "images": 1}', '{"density": "a"}'])
-def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "density.json"
-    file.write_text(text)
-    with pytest.raises(ReadError, match=r"density\.json"):
-        AreaDensity.load(file)
-    with pytest.raises(ReadError, match="none"):
-        AreaDensity.load(tmp_path / "none.json")
 
 
 def test_bad_input() -> None:

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from cellweave.core.errors import InputError
 from cellweave.core.points import Points
 from cellweave.metrics import match_points
-from cellweave.predict.blobs import Blobs, _without_nested, count_blobs, find_blobs, fit_threshold
+from cellweave.predict.blobs import Blobs, _without_nested, find_blobs, fit_threshold
 
 
 def draw(places: NDArray[np.float64], diameters: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -86,11 +86,11 @@ def test_nested_blobs_are_removed_as_one_by_one() -> None:
     assert _without_nested(found, (300, 300)).strengths.tolist() == [one[3] for one in kept]
 
 
-def test_cells_are_told_from_noise_without_a_threshold() -> None:
+def test_cells_are_told_from_noise_by_their_contrast() -> None:
     places = grid(step=40)
     plane = 10 * draw(places, np.full(len(places), 14.0), (320, 400))
     plane += np.random.default_rng(0).normal(size=plane.shape)
-    found = count_blobs(plane, diameters=(8, 20))
+    found = find_blobs(plane, diameters=(8, 20)).above(5)
     assert match_points(places, found, radius=3).f1 > 0.98
     assert found.shape == (320, 400)
     assert found.confidence is not None
@@ -117,13 +117,12 @@ def test_the_fitted_threshold_is_the_best() -> None:
 
     best = fit_threshold(blobs, truths)
     assert f1(best) >= max(f1(t) for t in np.linspace(0.5, 4, 15)) - 0.02
-    assert len(count_blobs(images[0], diameters=(8, 20), threshold=best)) == len(blobs[0].above(best))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (60, 1), (7, 9)])
 def test_tiny_and_constant_images(shape: tuple[int, int]) -> None:
-    assert len(count_blobs(np.full(shape, 7, np.uint16), diameters=(4, 20))) == 0
-    found = count_blobs(np.random.default_rng(0).random(shape), diameters=(4, 20))
+    assert len(find_blobs(np.full(shape, 7, np.uint16), diameters=(4, 20)).strengths) == 0
+    found = find_blobs(np.random.default_rng(0).random(shape), diameters=(4, 20)).above(0.1)
     assert found.shape == shape
 
 
@@ -132,9 +131,9 @@ def test_nan_and_the_input_stays() -> None:
     plane = draw(places, np.full(len(places), 20.0), (320, 400))
     plane[:4] = np.nan
     before = plane.copy()
-    assert match_points(places, count_blobs(plane, diameters=(10, 30), threshold=0.5), radius=3).f1 == 1
+    assert match_points(places, find_blobs(plane, diameters=(10, 30)).above(0.5), radius=3).f1 == 1
     assert np.array_equal(plane, before, equal_nan=True)
-    assert len(count_blobs(np.full((40, 40), np.nan), diameters=(10, 30))) == 0
+    assert len(find_blobs(np.full((40, 40), np.nan), diameters=(10, 30)).strengths) == 0
 
 
 def test_bad_input() -> None:
@@ -145,8 +144,6 @@ def test_bad_input() -> None:
         find_blobs(plane, diameters=(10, 4))
     with pytest.raises(InputError, match="diameters"):
         find_blobs(plane, diameters=(1, 4))
-    with pytest.raises(InputError, match="threshold"):
-        count_blobs(plane, diameters=(4, 10), threshold=0)
     blobs = Blobs(np.zeros((1, 2)), np.ones(1), np.ones(1), (40, 40))
     with pytest.raises(InputError, match="both for each"):
         fit_threshold([blobs], [])

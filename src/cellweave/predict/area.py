@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellweave.core.errors import InputError, ReadError
-from cellweave.core.files import write_atomically
+from cellweave.core.errors import InputError
 from cellweave.core.points import Points
 
 Mask = NDArray[np.bool_]
@@ -91,28 +87,3 @@ class AreaDensity:
     def count(self, foreground: Mask) -> float:
         """Number of cells in an image, by its foreground (Y, X)."""
         return float(self.density * np.count_nonzero(foreground))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON."""
-        text = json.dumps(asdict(self), indent=2) + "\n"
-        write_atomically(Path(path), lambda file: file.write_text(text, encoding="utf-8"))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AreaDensity:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ReadError
-            When the file cannot be read or holds something else.
-        """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            found = {field.name: values[field.name] for field in fields(cls)}
-            return cls(float(found["density"]), int(found["cells"]), int(found["images"]))
-        except OSError as error:
-            raise ReadError(
-                f"{path}: cannot be opened ({error.strerror}); check the name and its permissions"
-            ) from error
-        except (InputError, KeyError, TypeError, ValueError) as error:
-            raise ReadError(f"{path}: is no density of cells ({error!r}); fit and save it again") from error

@@ -14,7 +14,6 @@ from scipy.spatial import cKDTree
 from cellweave.core.errors import InputError
 from cellweave.core.points import Points, Shape, nearest_pairs
 from cellweave.metrics.counting import RADIUS
-from cellweave.prep.foreground import otsu
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float64]
@@ -55,31 +54,6 @@ class Blobs:
         kept = self.strengths > threshold
         strengths = self.strengths[kept]
         return Points(self.positions[kept], confidence=strengths / (strengths + threshold), shape=self.shape)
-
-
-def count_blobs(
-    plane: NDArray[np.floating],
-    *,
-    diameters: tuple[float, float],
-    dark: bool = False,
-    threshold: float | None = None,
-) -> Points:
-    """Cells as blobs stronger than a threshold.
-
-    Parameters
-    ----------
-    plane, diameters, dark
-        As for `find_blobs`.
-    threshold
-        Least contrast, in units of the image; `fit_threshold` finds one from annotated points. None: the threshold of
-        Otsu between the logarithms of the strengths in the image, which parts cells from noise where there are both.
-    """
-    blobs = find_blobs(plane, diameters=diameters, dark=dark)
-    if threshold is None:
-        threshold = float(np.exp(otsu(np.log(blobs.strengths)))) if len(blobs.strengths) else 1.0
-    if not (np.isfinite(threshold) and threshold > 0):
-        raise InputError(f"threshold is {threshold:g}; it must be a contrast above 0, in units of the image")
-    return blobs.above(threshold)
 
 
 def find_blobs(plane: NDArray[np.floating], *, diameters: tuple[float, float], dark: bool = False) -> Blobs:
