@@ -17,6 +17,7 @@ from cellweave.core.linking import link
 from cellweave.io import read_image, read_labels, read_table
 from cellweave.models import Choice, ModelSet, Segmenter, Training
 from cellweave.predict import segment_set
+from cellweave.prep import FlatField
 
 Run = Callable[..., Any]
 ENDINGS = (
@@ -178,6 +179,23 @@ def test_a_time_lapse_with_frames_that_lack_channels(segment: Run, tmp_path: Pat
     row = summary(tmp_path / "out")["film.ome.tif"]
     assert row["anucleate"] == "0"
     assert "from frame 2 on" in row["models"]
+
+
+def test_images_that_are_prepared_in_another_way(
+    run_cli: Run, images: Path, tmp_path: Path, tiny_model: Segmenter
+) -> None:
+    field = tmp_path / "light.npz"
+    FlatField(np.ones((100, 120)), np.zeros((100, 120))).save(field)
+    made = Training(24.0, prepared={"illumination": "hash of another file", "clahe": "", "scaling": ""})
+    own = ModelSet.create(tmp_path / "own")
+    own.add(tiny_model, object="nuclei", cell_line="U2OS", reporter="ERK", training=made)
+    arguments = ("segment", images / "a.ome.tif", "--model-set", own.root, "--device", "cpu", "--save", "table")
+    done = run_cli(*arguments, "--out", tmp_path / "a")
+    assert done.status == 0
+    assert "made with images after even illumination; these images come after nothing" in done.err
+    done = run_cli(*arguments, "--out", tmp_path / "b", "--illumination", field)
+    assert done.status == 0, done.err
+    assert "made with images" not in done.err
 
 
 @pytest.mark.parametrize("axes", ["CYX", "TCYX"])

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from cellweave.core.errors import InputError, ModelError, WriteError
+from cellweave.core.names import same
 from cellweave.models import Calibration, Choice, Key, ModelSet, Segmenter, Training, load_model, load_set
 from cellweave.models.folder import settings_hash
-from cellweave.models.model_set import ANY, AVERAGE, SET, same
+from cellweave.models.model_set import ANY, AVERAGE, SET
 
 MADE = Training(12.5, {"a": "01ef"})
 ERK, AKT = Key("nuclei", "U2OS", "ERK"), Key("nuclei", "U2OS", "AKT")

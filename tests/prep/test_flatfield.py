@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,28 @@ def test_a_channel_without_signal_stays_without(keep_dtype: bool) -> None:
     assert empty_channels(corrected(Image(holed), a_field())) == {0, 1}
 
 
+def test_channels_are_corrected_by_their_names(tmp_path: Path) -> None:
+    """In any order, and some may be missing; without names their order counts."""
+    pixels = np.random.default_rng(0).integers(0, 4000, (2, 60, 80)).astype(np.uint16)
+    field = replace(a_field(), channel_names=("DAPI", "GFP"))
+    field.save(tmp_path / "field.npz")
+    assert FlatField.load(tmp_path / "field.npz").hash == field.hash != a_field().hash
+    expected = a_field().apply(pixels)
+    swapped = corrected(Image(pixels[::-1], channel_names=("gfp", "DAPI")), field)
+    np.testing.assert_array_equal(swapped.read(), expected[::-1])
+    assert swapped.facts == corrected(Image(pixels), field).facts
+    np.testing.assert_array_equal(corrected(Image(pixels[1:], channel_names=("GFP",)), field).read(), expected[1:])
+    np.testing.assert_array_equal(corrected(Image(pixels), field).read(), expected)
+    with pytest.raises(InputError, match=r"1 \(RFP\); the flat field is for 1 \(DAPI\), 2 \(GFP\)"):
+        corrected(Image(pixels[1:], channel_names=("RFP",)), field)
+    with pytest.raises(InputError, match="do not fit"):
+        replace(field, channel_names=("DAPI",))
+    images = [Image(pixels, channel_names=names, source=f"{names[0]}.tif") for names in (("A", "B"), ("B", "A"))]
+    assert estimate_field(images[:1]).channel_names == ("A", "B")
+    with pytest.raises(InputError, match=r"B\.tif"):
+        estimate_field(images)
+
+
 def test_image_keeps_its_facts(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((2, 60, 80), 500, np.uint16), metadata={"axes": "CYX"})
     image = corrected(read_image(tmp_path / "a.tif"), a_field(), keep_dtype=True)
@@ -180,6 +204,9 @@ def test_save_and_load_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_field(tmp_path: Path) -> None:
+    def about(number: int) -> NDArray[Any]:
+        return np.array(json.dumps({"format": number, "facts": {}, "channel_names": []}))
+
     path = tmp_path / "a.npz"
     with pytest.raises(ReadError, match="no such file"):
         FlatField.load(path)
@@ -192,13 +219,28 @@ def test_files_that_are_no_field(tmp_path: Path) -> None:
     np.savez(path, gain=np.ones((2, 2)))
     with pytest.raises(ReadError, match=r"a\.npz"):
         FlatField.load(path)
-    np.savez(path, gain=np.zeros((2, 2)), offset=np.zeros((2, 2)), about=np.array('{"format": 1, "facts": {}}'))
+    np.savez(
+        path,
+        gain=np.zeros((2, 2)),
+        offset=np.zeros((2, 2)),
+        about=about(1),
+    )
     with pytest.raises(ReadError, match="least gain"):
         FlatField.load(path)
-    np.savez(path, gain=np.array([None]), offset=np.zeros(1), about=np.array('{"format": 1, "facts": {}}'))
+    np.savez(
+        path,
+        gain=np.array([None]),
+        offset=np.zeros(1),
+        about=about(1),
+    )
     with pytest.raises(ReadError, match=r"a\.npz"):
         FlatField.load(path)
-    np.savez(path, gain=np.ones((2, 2)), offset=np.zeros((2, 2)), about=np.array('{"format": 9, "facts": {}}'))
+    np.savez(
+        path,
+        gain=np.ones((2, 2)),
+        offset=np.zeros((2, 2)),
+        about=about(9),
+    )
     with pytest.raises(ReadError, match="newer"):
         FlatField.load(path)
 

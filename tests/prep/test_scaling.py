@@ -86,8 +86,11 @@ def test_refuses() -> None:
         measure_scaling([])
     with pytest.raises(InputError, match=r"odd\.tif"):
         measure_scaling([*images, Image(images[0].read()[:1], source="odd.tif")])
-    with pytest.raises(InputError, match=r"x\.tif has 2 channels b, a"):
-        scaling.apply(replace(images[0], channel_names=("b", "a"), source="x.tif"))
+    with pytest.raises(InputError, match=r"x\.tif has .*2 \(c\); the scaling is for 1 \(a\), 2 \(b\)"):
+        scaling.apply(replace(images[0], channel_names=("b", "c"), source="x.tif"))
+    swapped = Image(images[0].read()[::-1], channel_names=("b", "A "))
+    assert scaling.apply(swapped).limits == scaling.limits[::-1]
+    assert scaling.apply(Image(images[0].read()[1:], channel_names=("b",))).limits == scaling.limits[1:]
     assert scaling.apply(replace(images[0], channel_names=("", ""))).limits == scaling.limits
     with pytest.raises(InputError, match="two numbers"):
         Scaling(((0.0, np.nan),), ("a",))

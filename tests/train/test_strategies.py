@@ -20,7 +20,7 @@ from cellweave.models import Segmenter
 from cellweave.models.model_set import ANY, AVERAGE, Key, ModelSet
 from cellweave.predict.fused import segment_set
 from cellweave.predict.maps import Planes
-from cellweave.prep import Channels, Resampling
+from cellweave.prep import Channels, FlatField, Preparation, Resampling, Scaling, corrected
 from cellweave.train import TrainConfig, self_training, strategies
 from cellweave.train.objects import Field, read_fields
 from cellweave.train.strategies import (
@@ -160,6 +160,23 @@ def test_one_diameter_for_all_images_is_that_of_the_set(fields: list[Field], tmp
         assert len({e.median_diameter for e in learned}) > 1
 
 
+def test_images_are_prepared_as_those_to_segment(data: Path, fields: list[Field], tmp_path: Path) -> None:
+    """With the limits of each channel, also where some channels are not there."""
+    flat = FlatField(np.full((96, 112), 1.0), np.full((96, 112), 7.0), {"method": "known"})
+    evened = corrected(fields[2].image, flat)
+    limits = ((0.0, 10.0), (1.0, 20.0), (2.0, 30.0))
+    scaling = Scaling(limits, ("P1", "P2", "P3"), {"illumination": evened.facts["illumination"]})
+    shutil.rmtree(data / "nuclei")
+    (data / "images" / "f0.ome.tif").unlink()
+    found, _ = read_fields(data, prepared=Preparation(illumination=flat, scaling=scaling))
+    assert [one.image.limits for one in found[:2]] == [(limits[0], limits[2]), limits]
+    np.testing.assert_array_equal(found[1].image.read(), evened.read())
+    *_, (_, _, learned, _) = trainings("channel-wise", CELLS, (found, []), TrainConfig(tmp_path))
+    assert {e.image.limits for e in learned} == {limits[1:2]}
+    some, _ = read_fields(data, ["A", "", "C"])
+    assert {one.reporters for one in some} == {("A", "C")}
+
+
 def test_the_split_depends_on_the_seed_only(fields: list[Field], tmp_path: Path) -> None:
     training, held_out = split_fields(fields, TrainConfig(tmp_path, validation=0.4))
     assert len(held_out) == 2
@@ -179,6 +196,7 @@ def test_a_set_is_trained_that_segments_the_images(small: Path, tmp_path: Path, 
         kept = made.training(Key(name, LINE, "P2"))
         assert kept.diameter == mean_diameter(training, name)
         assert kept.images == {f.name: sha256(f.image.source) for f in fields}
+        assert kept.prepared == Preparation().record
         model = made.model(Key(name, LINE, "P2"))
         assert str(model.channels) == "gray"
         assert model.diameter == 24.0
@@ -270,7 +288,7 @@ def test_what_is_missing_is_said(small: Path, tmp_path: Path, model_folder: Path
     assert read_fields(bare, ["A", "B", "C"])[0][0].reporters == ("A", "B", "C")
     with pytest.raises(InputError, match="a name of its own"):
         read_fields(bare, ["GFP", "B", "g fp"])
-    with pytest.raises(InputError, match="has 3 channels, but 2 reporters"):
+    with pytest.raises(InputError, match="has 3 channels, and these are 2 reporters"):
         read_fields(bare, ["A", "B"])
 
 

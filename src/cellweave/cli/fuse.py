@@ -13,12 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cellweave.cli.batch import PLAIN
+from cellweave.cli.preparation import told_difference
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder, sha256, write_atomically
+from cellweave.core.names import same
 from cellweave.core.progress import console_progress
 from cellweave.models import Key, ModelSet, load_set
-from cellweave.models.model_set import FUSION_METHODS, OBJECTS, same, spoken
+from cellweave.models.model_set import FUSION_METHODS, OBJECTS, spoken
 from cellweave.predict.channel_choice import IOU, MOST_CHANNELS, ChannelChoice, Scored, choose_channels
+from cellweave.prep import Preparation
 from cellweave.train.objects import Field, cell_line_folders, has_objects, read_fields
 
 SHOWN = 10
@@ -32,6 +35,7 @@ def run(
     object: str | None,
     reporters: Sequence[str],
     methods: Sequence[str],
+    prepared: Preparation,
     out: Path | None,
     device: str,
 ) -> None:
@@ -49,12 +53,13 @@ def run(
     if object not in (None, *OBJECTS):
         raise InputError(f"--object '{object}' is unknown; choose {' or '.join(OBJECTS)}, or leave it out")
     wanted = (object,) if object else models.objects(line)
-    for name in wanted:
-        models.reporters(name, line)  # says what there is, where there is no model for it
+    keys = [Key(name, line, reporter) for name in wanted for reporter in models.reporters(name, line)]
     folder = make_output_folder(out or models.root)
     console, errors = Console(highlight=False), Console(stderr=True)
+    if different := told_difference(models, keys, prepared):
+        errors.print(different, **PLAIN)
     with console_progress():
-        fields, _ = read_fields(_folder(data, line), reporters)
+        fields, _ = read_fields(_folder(data, line), reporters, prepared)
     for name in wanted:
         labelled = [field for field in fields if name in field.labels]
         if not labelled:

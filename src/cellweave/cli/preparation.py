@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,73 +10,25 @@ from cellweave.cli.batch import film_of, find_images
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 from cellweave.io import read_image
-from cellweave.prep import (
-    FlatField,
-    Scaling,
-    cidre,
-    corrected,
-    equalised,
-    estimate_field,
-    reference_field,
-)
+from cellweave.models import Key, ModelSet
+from cellweave.prep import FlatField, Preparation, Scaling, cidre, estimate_field, reference_field
+from cellweave.prep.preparation import steps_of
 
 
-@dataclass(frozen=True)
-class Preparation:
-    """In this order: even illumination, CLAHE, grey values that count as 0 and 1.
+def told_difference(models: ModelSet, keys: Sequence[Key], prepared: Preparation) -> str | None:
+    """A sentence where models were made with images that were prepared in another way; None where not.
 
-    Parameters
-    ----------
-    illumination, scaling
-        What `cellweave illumination` and `cellweave scaling` wrote.
-    clahe
-        Rows and columns of tiles, and the clip limit.
+    Illumination and scaling are measured for each acquisition: only whether there was one is compared.
     """
-
-    illumination: FlatField | None = None
-    clahe: tuple[tuple[int, int], float] | None = None
-    scaling: Scaling | None = None
-
-    @classmethod
-    def load(
-        cls, illumination: Path | None = None, clahe: str | None = None, scaling: Path | None = None
-    ) -> Preparation:
-        """From files, and from text such as ``8x8`` or ``8x8,3``."""
-        return cls(
-            FlatField.load(illumination) if illumination else None,
-            _tiles(clahe) if clahe else None,
-            Scaling.load(scaling) if scaling else None,
-        )
-
-    def measured(self, image: Image) -> Image:
-        """The image that intensities are measured on: with even illumination, but the contrast that it has."""
-        return corrected(image, self.illumination, keep_dtype=self.clahe is not None) if self.illumination else image
-
-    def of(self, image: Image) -> Image:
-        """The image, prepared for the nets; pixels are corrected when they are read."""
-        image = self.measured(image)
-        if self.clahe:
-            image = equalised(image, tiles=self.clahe[0], clip_limit=self.clahe[1])
-        return self.scaling.apply(image) if self.scaling else image
-
-    @property
-    def record(self) -> dict[str, str]:
-        """What decides the results, for `run.json`: hashes of the files, and what intensities were measured on."""
-        return {
-            "illumination": self.illumination.hash if self.illumination else "",
-            "clahe": str(self.clahe or ""),
-            "scaling": self.scaling.hash if self.scaling else "",
-            "measured_on": "pixels with even illumination" if self.illumination else "pixels of the file",
-        }
-
-
-def _tiles(text: str) -> tuple[tuple[int, int], float]:
-    found = re.fullmatch(r"\s*(\d+)\s*x\s*(\d+)\s*(?:,\s*(\d+(?:\.\d*)?)\s*)?", text)
-    if not found:
-        raise InputError(
-            f"--clahe '{text}' is not understood; write rows x columns of tiles: 8x8, or 8x8,3 to clip at 3"
-        )
-    return (int(found[1]), int(found[2])), float(found[3] or 2.0)
+    here = prepared.steps
+    others = {made for key in keys if (record := models.training(key).prepared) and (made := steps_of(record)) != here}
+    if not others:
+        return None
+    then = "; or ".join(sorted(", ".join(made) or "nothing" for made in others))
+    return (
+        f"The models were made with images after {then}; these images come after {', '.join(here) or 'nothing'}. "
+        "Prepare them in the same way, or results will be worse than they could be."
+    )
 
 
 class Files(Sequence[Image]):

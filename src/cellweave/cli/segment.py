@@ -14,13 +14,13 @@ import numpy as np
 from cellweave import __version__
 from cellweave.cli.batch import Row, Work, film_of, run_batch
 from cellweave.cli.film import WRITERS, Film, check_outputs, segment_film
-from cellweave.cli.preparation import Preparation
 from cellweave.core.errors import InputError
 from cellweave.io import read_image, write_labels, write_overlay, write_table
 from cellweave.io.raster import write_picture
 from cellweave.models import CellSegmenter, Segmenter, load_model
 from cellweave.predict import Segmentation, diagnostics_picture, segment_frames
 from cellweave.predict import segment as segment_image
+from cellweave.prep import Preparation
 
 SUMMARY = "summary.csv"
 COLUMNS = ("frames", "cells", "dropped", "diameter", "median_area", "mean_confidence", "branch", "why")

@@ -15,7 +15,7 @@ from rich.console import Console
 from cellweave import __version__
 from cellweave.cli.batch import PLAIN, Row, Work, film_of, run_batch
 from cellweave.cli.film import WRITERS, Film, LabelStore, check_outputs, segment_film
-from cellweave.cli.preparation import Preparation
+from cellweave.cli.preparation import told_difference
 from cellweave.cli.segment import OUTPUTS, SUMMARY
 from cellweave.core.errors import CellweaveError, InputError, WriteError
 from cellweave.core.image import Image
@@ -23,11 +23,12 @@ from cellweave.core.labels import Labels
 from cellweave.core.linking import NO_CELL, link
 from cellweave.core.measure import Table
 from cellweave.io import read_image, write_label_film, write_labels, write_table
-from cellweave.models import ModelSet, load_set
+from cellweave.models import Key, ModelSet, load_set
 from cellweave.models.model_set import OBJECTS
 from cellweave.predict import Segmentation, parse_diameter, segment_set
 from cellweave.predict.frames import Frames, of_some
 from cellweave.predict.fused import named, pick_objects, set_diameter
+from cellweave.prep import Preparation
 
 COLUMNS = (
     *("frames", "nuclei", "cells", "anucleate", "multinucleated", "nuclei_without_cell"),
@@ -85,8 +86,7 @@ def run(
     models, before = load_set(settings.model_set), prepared or Preparation()
     line = models.cell_line(settings.cell_line)
     objects = (settings.object,) if settings.object else models.objects(line)
-    for name in objects:
-        models.reporters(name, line)  # says what there is, where there is no model for it
+    keys = [Key(name, line, reporter) for name in objects for reporter in models.reporters(name, line)]
     diameters = _diameters(settings.diameter, objects)
     options: dict[str, Any] = {
         "cell_line": line,
@@ -95,12 +95,14 @@ def run(
         "min_confidence": settings.min_confidence,
     }
     console, said = Console(stderr=True), set[str]()
+    if different := told_difference(models, keys, before):
+        console.print(different, **PLAIN)
 
     def do(file: Path) -> tuple[Found, Row]:
         raw = film_of(read_image(file, axes=settings.axes), settings.plane)
-        if settings.reporters:
-            raw = named(raw, settings.reporters)
         image, measured = before.of(raw), before.measured(raw)
+        if settings.reporters:
+            image, measured = (named(one, settings.reporters) for one in (image, measured))
         if image.size("T") > 1:
             check_outputs(image, settings.save)
             found = _film((image, measured), models, objects, diameters, out, **options)

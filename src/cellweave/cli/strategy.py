@@ -8,6 +8,7 @@ import typer
 
 from cellweave.core.errors import CellweaveError
 from cellweave.core.progress import console_progress
+from cellweave.prep import Preparation
 from cellweave.train import TrainConfig, ranks
 from cellweave.train.strategies import STRATEGIES, train_strategy
 
@@ -20,6 +21,7 @@ def run_strategy(
     cell_line: str | None,
     validation: Path | None,
     reporters: tuple[str, ...],
+    prepared: Preparation,
     resume: bool,
 ) -> None:
     """Train, and say how the set is used."""
@@ -30,7 +32,14 @@ def run_strategy(
         raise CellweaveError("--strategy makes many short trainings; start it without torchrun, on one device")
     with console_progress():
         made = train_strategy(
-            data, chosen, config, cell_line=cell_line, validation=validation, reporters=reporters, resume=resume
+            data,
+            chosen,
+            config,
+            cell_line=cell_line,
+            validation=validation,
+            reporters=reporters,
+            prepared=prepared,
+            resume=resume,
         )
     lines = made.cell_lines
     of_line = f" --cell-line {lines[0]}" if len(lines) == 1 else " --cell-line NAME"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import make_output_folder, sha256, write_atomically
+from cellweave.core.names import plain, same
 from cellweave.fusion import METHODS as LABEL_METHODS
 from cellweave.models.calibration import Calibration
 from cellweave.models.folder import (
@@ -86,10 +87,13 @@ class Training:
         Of the objects, in px of the images, that the model learned at, and is used with; None: not known.
     images
         SHA-256 of the files that it learned from or was chosen by, by name.
+    prepared
+        What was done to them before (`cellweave.prep.Preparation.record`); empty where it is not known.
     """
 
     diameter: float | None = None
     images: dict[str, str] = field(default_factory=dict)
+    prepared: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.diameter is not None and not 0 < self.diameter < float("inf"):
@@ -432,11 +436,6 @@ class ModelSet:
         return written
 
 
-def same(a: str, b: str) -> bool:
-    """Whether two names of reporters, channels or cell lines are the same up to case and spaces."""
-    return plain(a) == plain(b)
-
-
 def spoken(method: str) -> str:
     """A fusion method's name for people."""
     return method.upper() if method in ("staple", "simple") else method.replace("_", " ")
@@ -445,11 +444,6 @@ def spoken(method: str) -> str:
 def is_model_set(folder: Path) -> bool:
     """Whether a folder says that it holds a set; not whether it is whole."""
     return (folder / SET).is_file()
-
-
-def plain(name: str) -> str:
-    """What names that are the `same` share."""
-    return "".join(name.casefold().split())
 
 
 def checked(key: Key) -> Key:

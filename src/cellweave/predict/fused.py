@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from cellweave.core.errors import CellweaveError, InputError, ModelError
 from cellweave.core.image import Image, PixelArray
 from cellweave.core.labels import Labels, median_diameter
+from cellweave.core.names import plain, same
 from cellweave.fusion import flow_fusion, fuse_instances
 from cellweave.fusion.fuse_instances import MIN_SIZE
 from cellweave.metrics import match
 from cellweave.models import Choice, Key, ModelSet, Segmenter
-from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, plain, same, spoken
+from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, spoken
 from cellweave.predict.maps import as_plane, estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, check_confidence, parse_diameter, without_doubtful
 from cellweave.prep import Channels, empty_channels
@@ -198,14 +199,14 @@ def segment_set(
 
 
 def named(image: Image, names: Sequence[str]) -> Image:
-    """The image with other names of its channels.
+    """The image with other names of its channels; one without a name has no model.
 
     Raises
     ------
     InputError
-        When there is not one name a channel.
+        When there is not one name a channel, or no name at all.
     """
-    if len(names) != image.n_channels:
+    if len(names) != image.n_channels or not any(names):
         raise InputError(
             f"{image.source or 'image'} has {image.n_channels} channels, and these are {len(names)} reporters: "
             f"{','.join(names)}; give one for each channel, in their order, and nothing between two commas for none"

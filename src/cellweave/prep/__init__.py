@@ -5,6 +5,7 @@ from cellweave.prep.cidre import cidre
 from cellweave.prep.clahe import clahe, equalised
 from cellweave.prep.flatfield import FlatField, corrected, estimate_field, reference_field
 from cellweave.prep.normalise import Normalisation
+from cellweave.prep.preparation import Preparation
 from cellweave.prep.rescale import Resampling
 from cellweave.prep.scaling import Scaling, measure_scaling
 
@@ -12,6 +13,7 @@ __all__ = [
     "Channels",
     "FlatField",
     "Normalisation",
+    "Preparation",
     "Resampling",
     "Scaling",
     "cidre",

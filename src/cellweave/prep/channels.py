@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
+from cellweave.core.names import plain
 
 Policy = Literal["auto", "gray", "pair", "green-blue", "merged", "color"]
 _ALLOWED = {"auto": (0,), "gray": (0, 1), "pair": (1, 2), "green-blue": (0,), "merged": (0, 2), "color": (0, 1, 2, 3)}
@@ -187,6 +189,27 @@ def apply_weights(pixels: NDArray[Any], weights: NDArray[np.float32]) -> NDArray
         for channel in np.flatnonzero(row):
             plane += row[channel] * pixels[channel]
     return planes
+
+
+def matching_channels(image: Image, names: Sequence[str], what: str) -> list[int]:
+    """For each channel of an image, which of the channels with these names it is; an image need not have all of them.
+
+    Where a channel has no name, here or there, their order counts.
+
+    Raises
+    ------
+    InputError
+        When there is another channel, or the numbers differ where their order counts; `what` says whose names they are.
+    """
+    here = image.channel_names
+    known = [plain(name) for name in names]
+    if all(here) and all(known):
+        if {plain(name) for name in here} <= set(known):
+            return [known.index(plain(name)) for name in here]
+    elif len(here) == len(known):
+        return list(range(len(here)))
+    there = ", ".join(f"{number} ({name})" if name else f"{number}" for number, name in enumerate(names, 1))
+    raise InputError(f"{_named(image)}; {what} is for {there}; use that of the same camera and acquisition")
 
 
 def empty_channels(image: Image) -> set[int]:

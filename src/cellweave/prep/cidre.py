@@ -113,7 +113,7 @@ def cidre(images: Sequence[Image], *, offset: float | None = None) -> FlatField:
     facts: dict[str, str | int | float] = {"method": "CIDRE", "frames": frames.number}
     if offset is not None:
         facts["offset"] = offset
-    return FlatField(gain, zero, facts)
+    return FlatField(gain, zero, facts, frames.channel_names)
 
 
 class _Surface(NamedTuple):

@@ -20,7 +20,7 @@ from cellweave.core.errors import InputError, ReadError
 from cellweave.core.files import atomic_path
 from cellweave.core.image import Image
 from cellweave.core.progress import report
-from cellweave.prep.channels import empty_channels
+from cellweave.prep.channels import empty_channels, matching_channels
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ class FlatField:
         Same shape: grey value of no light.
     facts
         How it was made: method, settings, number of frames. Strings and numbers.
+    channel_names
+        Of a field (C, Y, X), empty strings where they are not known; images are corrected by the field of the channel
+        that has their name.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class FlatField:
     gain: Floats
     offset: Floats
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("gain", "offset"):
@@ -70,6 +74,10 @@ class FlatField:
             )
         if not (np.isfinite(self.gain).all() and np.isfinite(self.offset).all()):
             raise InputError("flat field: gain or offset holds NaN or infinite values; estimate it again")
+        names = tuple(self.channel_names) or ("",) * (len(self.gain) if self.gain.ndim == 3 else 0)
+        object.__setattr__(self, "channel_names", names)
+        if len(names) != (len(self.gain) if self.gain.ndim == 3 else 0):
+            raise InputError(f"flat field: gain {self.gain.shape} and the channels {', '.join(names)} do not fit")
         if self.gain.min() <= 0:
             raise InputError(f"flat field: the least gain is {self.gain.min():g}; every pixel must have a gain over 0")
 
@@ -81,8 +89,9 @@ class FlatField:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of shape, gain, offset and facts."""
-        digest = hashlib.sha256(json.dumps([self.gain.shape, dict(self.facts)], sort_keys=True).encode())
+        """SHA-256 of all of it."""
+        about = [self.gain.shape, dict(self.facts), self.channel_names]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         for plane in (self.gain, self.offset):
             digest.update(plane.astype("<f4").tobytes())
         return digest.hexdigest()
@@ -103,7 +112,8 @@ class FlatField:
         WriteError
             When the file cannot be written.
         """
-        about = json.dumps({"format": FORMAT, "facts": dict(self.facts), "sha256": self.hash})
+        facts = {"facts": dict(self.facts), "channel_names": self.channel_names}
+        about = json.dumps({"format": FORMAT, **facts, "sha256": self.hash})
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, gain=self.gain, offset=self.offset, about=np.array(about))
 
@@ -122,7 +132,8 @@ class FlatField:
                 about = json.loads(str(file["about"]))
                 if about["format"] > FORMAT:
                     raise ReadError(f"{path} was made by a newer cellweave; update cellweave to use it")
-                found, expected = cls(file["gain"], file["offset"], about["facts"]), about["sha256"]
+                found = cls(file["gain"], file["offset"], about["facts"], tuple(about["channel_names"]))
+                expected = about["sha256"]
         except FileNotFoundError:
             raise ReadError(f"{path}: there is no such file; estimate the flat field and save it first") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
@@ -140,9 +151,9 @@ def corrected(image: Image, field: FlatField, *, keep: Keep = "zero-light", keep
     Parameters
     ----------
     image
-        Any axes; Y, X as the field, and C as well where the field has channels. Every time and depth gets the same
-        correction. A channel in which no two finite pixels differ stays as it is: nothing was recorded there, and it
-        should be known as such.
+        Any axes; Y, X as the field, and of its channels where it has some, in any order and not necessarily all. Every
+        time and depth gets the same correction. A channel in which no two finite pixels differ stays as it is: nothing
+        was recorded there, and it should be known as such.
     field
         Its gain v and offset z.
     keep
@@ -168,14 +179,17 @@ def corrected(image: Image, field: FlatField, *, keep: Keep = "zero-light", keep
         raise InputError(f"keep: there is no '{keep}'; choose zero-light, range or nothing")
     if keep_dtype and image.dtype.kind == "b":
         raise InputError(f"{where}: pixels are True or False; they have no illumination to correct")
-    expected = (image.n_channels, image.height, image.width)[3 - field.gain.ndim :]
-    if field.gain.shape != expected:
+    if field.gain.shape[-2:] != (image.height, image.width):
         raise InputError(
-            f"{where}: {image.n_channels} channels of {image.height} x {image.width} do not fit a flat field of shape "
-            f"{field.gain.shape}; use the field of the same camera, binning and channels"
+            f"{where}: {image.height} x {image.width} pixels do not fit a flat field of shape {field.gain.shape}; use "
+            "the field of the same camera, binning and channels"
         )
     facts = image.facts | {"illumination": f"{field.facts.get('method', 'flat field')} {field.hash[:12]}"}
     dtype = image.dtype if keep_dtype else np.dtype(np.float32)
+    if field.gain.ndim == 3:
+        places = matching_channels(image, field.channel_names, "the flat field")
+        if places != list(range(len(field.gain))):
+            field = FlatField(field.gain[places], field.offset[places])
     return replace(image, data=_Corrected(image, field, keep, dtype), facts=facts, limits=None)
 
 
@@ -272,7 +286,7 @@ def reference_field(bright: Sequence[Image], dark: Sequence[Image] | float = 0.0
         )
     gain = np.maximum(light / mean, LEAST_GAIN)
     gain /= gain.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
-    return FlatField(gain, offset, {"method": "reference", "frames": len(bright)})
+    return FlatField(gain, offset, {"method": "reference", "frames": len(bright)}, bright[0].channel_names)
 
 
 def estimate_field(images: Sequence[Image], *, quantile: float = 0.5, offset: float = 0.0) -> FlatField:
@@ -316,7 +330,8 @@ def estimate_field(images: Sequence[Image], *, quantile: float = 0.5, offset: fl
     gain = np.maximum(np.stack(gains), LEAST_GAIN)
     gain /= gain.mean(axis=(1, 2), keepdims=True)
     facts: dict[str, str | int | float] = {"method": "estimated", "quantile": quantile, "frames": frames.number}
-    return FlatField(gain.astype(np.float32), np.full(frames.shape, offset, dtype=np.float32), facts)
+    zero = np.full(frames.shape, offset, dtype=np.float32)
+    return FlatField(gain.astype(np.float32), zero, facts, frames.channel_names)
 
 
 class Frames(NamedTuple):
@@ -326,6 +341,7 @@ class Frames(NamedTuple):
     """(2, N, C, h, w): block means over the even and over the odd rows; NaN where a block has no finite pixel."""
     shape: tuple[int, int, int]
     """(C, Y, X) of the images."""
+    channel_names: tuple[str, ...]
 
     @property
     def number(self) -> int:
@@ -344,15 +360,17 @@ def read_frames(images: Sequence[Image], *, task: str, grid: int = GRID) -> Fram
     chosen = [int(i * step) for i in range(min(len(images), MOST_FRAMES))]
     values: list[Floats] = []
     shape: tuple[int, int, int] | None = None
+    names: tuple[str, ...] = ()
     for done, number in enumerate(chosen, 1):
         image = images[number]
         found = (image.n_channels, image.height, image.width)
         if shape is None:
-            shape = found
-        if found != shape:
+            shape, names = found, image.channel_names
+        if found != shape or names != image.channel_names:
             raise InputError(
-                f"{image.source or f'image {number}'}: {found} (C, Y, X), but the images before it are {shape}; "
-                "one flat field needs images of one camera, alike in size and channels"
+                f"{image.source or f'image {number}'}: {found} (C, Y, X) {', '.join(image.channel_names)}, but the "
+                f"images before it are {shape} {', '.join(names)}; one flat field needs images of one camera, alike in "
+                "size and channels"
             )
         values += [_block_means(plane, grid) for plane in planes_of(image)]
         report(task, done, len(chosen), image.source)
@@ -360,7 +378,7 @@ def read_frames(images: Sequence[Image], *, task: str, grid: int = GRID) -> Fram
         raise InputError(f"{task}: there is no image")
     if len(chosen) < len(images):
         log.info("%s: %d of %d images are read, evenly spaced", task, len(chosen), len(images))
-    frames = Frames(np.stack(values, axis=1), shape)
+    frames = Frames(np.stack(values, axis=1), shape, names)
     for c in range(shape[0]):
         if not np.isfinite(frames.values[:, :, c]).any():
             raise InputError(f"{task}: channel {c} has no finite pixel in any image")

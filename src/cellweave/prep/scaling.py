@@ -16,6 +16,7 @@ from cellweave.core.errors import InputError, ReadError
 from cellweave.core.files import write_atomically
 from cellweave.core.image import Image
 from cellweave.core.progress import report
+from cellweave.prep.channels import matching_channels
 from cellweave.prep.flatfield import MOST_FRAMES, planes_of
 from cellweave.prep.normalise import Normalisation
 
@@ -59,7 +60,7 @@ class Scaling:
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
 
     def apply(self, image: Image) -> Image:
-        """The same image, with these limits for `segment` and all else that normalises it; pixels stay as they are.
+        """The same image with the limits of its channels, for all that normalises it; pixels stay as they are.
 
         Raises
         ------
@@ -67,12 +68,7 @@ class Scaling:
             When the image has other channels, or was prepared (flat field, CLAHE) in another way than those measured.
         """
         where = image.source or "image"
-        names = tuple(image.channel_names)
-        if len(names) != len(self.limits) or (any(names) and any(self.channel_names) and names != self.channel_names):
-            raise InputError(
-                f"{where} has {len(names)} channels {', '.join(filter(None, names))}, and the scaling is for "
-                f"{len(self.limits)} {', '.join(filter(None, self.channel_names))}; use that of the same acquisition"
-            )
+        places = matching_channels(image, self.channel_names, "the scaling")
         for fact in PREPARED:
             measured, here = (of.get(fact, "none") for of in (self.facts, image.facts))
             if measured != here:
@@ -80,7 +76,7 @@ class Scaling:
                     f"{where}: the scaling was measured on images with {fact}: {measured}, and this one has {here}; "
                     "prepare both in the same way, or measure the scaling again"
                 )
-        return replace(image, limits=self.limits)
+        return replace(image, limits=tuple(self.limits[place] for place in places))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a JSON file, whole or not at all.

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 from cellweave.core.labels import Labels, diameters
+from cellweave.core.names import plain
 from cellweave.core.progress import report
 from cellweave.io import read_image, read_labels
-from cellweave.models.model_set import OBJECTS, plain
-from cellweave.predict.fused import with_channels
-from cellweave.prep import empty_channels
+from cellweave.models.model_set import OBJECTS
+from cellweave.predict.fused import named, with_channels
+from cellweave.prep import Preparation, empty_channels
 from cellweave.train.pairs import DataReport, check_pairs, match_folders
 
 IMAGES = "images"
@@ -82,7 +83,9 @@ def check_objects(folder: Path) -> dict[str, DataReport]:
     return reports
 
 
-def read_fields(folder: Path, reporters: Sequence[str] = ()) -> tuple[list[Field], str]:
+def read_fields(
+    folder: Path, reporters: Sequence[str] = (), prepared: Preparation | None = None
+) -> tuple[list[Field], str]:
     """The images of a folder that have objects and can be used, in the order of their names; and the report.
 
     Parameters
@@ -90,7 +93,9 @@ def read_fields(folder: Path, reporters: Sequence[str] = ()) -> tuple[list[Field
     folder
         With images/ and nuclei/ or cells/.
     reporters
-        Names of the channels in their order; without it, those that the files tell.
+        Names of the channels in their order, empty for one to leave out; without it, those that the files tell.
+    prepared
+        What is done to the images.
 
     Raises
     ------
@@ -109,7 +114,7 @@ def read_fields(folder: Path, reporters: Sequence[str] = ()) -> tuple[list[Field
     for k, (stem, (image, labels)) in enumerate(sorted(files.items())):
         report("reading the data", k, len(files), stem)
         truth = {name: read_labels(path) for name, path in labels.items()}
-        picture = _lit(_named(read_image(image).plane(), reporters))
+        picture = _lit(_named((prepared or Preparation()).of(read_image(image).plane()), reporters))
         if picture is not None:
             fields.append(Field(stem, picture, truth))
     report("reading the data", len(files), len(files))
@@ -119,12 +124,10 @@ def read_fields(folder: Path, reporters: Sequence[str] = ()) -> tuple[list[Field
 
 
 def _named(image: Image, reporters: Sequence[str]) -> Image:
-    if reporters and len(reporters) != image.n_channels:
-        raise InputError(
-            f"{image.source or 'image'} has {image.n_channels} channels, but {len(reporters)} reporters are named: "
-            f"{', '.join(reporters)}"
-        )
-    names = tuple(name.strip() for name in reporters or image.channel_names)
+    if reporters:
+        image = named(image, reporters)
+        image = with_channels(image, [k for k, name in enumerate(image.channel_names) if name])
+    names = tuple(name.strip() for name in image.channel_names)
     if not all(names) or len({plain(name) for name in names}) < len(names):
         raise InputError(
             f"{image.source or 'image'}: its channels are named {', '.join(map(repr, names))}; each needs a name of "

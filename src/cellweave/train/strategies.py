@@ -21,9 +21,11 @@ import numpy as np
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder, sha256, write_atomically
 from cellweave.core.image import Image
+from cellweave.core.names import plain
 from cellweave.models import Segmenter, Training
-from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, checked, is_model_set, plain
+from cellweave.models.model_set import ANY, AVERAGE, OBJECTS, Key, ModelSet, checked, is_model_set
 from cellweave.predict.fused import with_channels
+from cellweave.prep import Preparation
 from cellweave.train.config import TrainConfig
 from cellweave.train.objects import Field, cell_line_folders, object_diameters, read_fields
 from cellweave.train.samples import Example
@@ -46,6 +48,7 @@ def train_strategy(
     cell_line: str | None = None,
     validation: str | os.PathLike[str] | None = None,
     reporters: Sequence[str] = (),
+    prepared: Preparation | None = None,
     resume: bool = False,
 ) -> ModelSet:
     """Train the models of a strategy and put them into a model set.
@@ -70,6 +73,8 @@ def train_strategy(
         Another data set of the same layout; None holds out `config.validation` of the images, for all models the same.
     reporters
         Names of the channels in their order, where files do not tell them.
+    prepared
+        What is done to all images; the set keeps it.
     resume
         Keep the models that are finished, and go on with the one that was stopped.
 
@@ -87,14 +92,19 @@ def train_strategy(
     if strategy not in STRATEGIES:
         raise InputError(f"strategy is '{strategy}'; choose from {', '.join(STRATEGIES)}")
     out, folders = make_output_folder(config.out), cell_line_folders(data, cell_line)
+    for line in folders:
+        checked(Key(OBJECTS[0], line, ANY))
     judged = {} if validation is None else cell_line_folders(validation, cell_line or _only(folders))
     if validation is not None and (missing := [line for line in folders if line not in judged]):
         raise InputError(f"{validation} has no images of {', '.join(missing)}; it has {', '.join(judged)}")
-    lines = {line: _read(folder, reporters, out, line) for line, folder in folders.items()}
+    before = prepared or Preparation()
+    lines = {line: _read(folder, reporters, before, out / REPORT.format(line)) for line, folder in folders.items()}
     made = ModelSet.load(out / SET) if is_model_set(out / SET) else ModelSet.create(out / SET)
     for line, fields in lines.items():
-        held_out = _read(judged[line], reporters, out, f"{line}-validation") if line in judged else None
-        training, chosen_by = (fields, held_out) if held_out is not None else split_fields(fields, config)
+        training, chosen_by = split_fields(fields, config)
+        if judged:
+            report = out / REPORT.format(f"{line}-validation")
+            training, chosen_by = fields, _read(judged[line], reporters, before, report)
         if not chosen_by:
             log.warning(
                 "%s: of %d images none is held out, so that every training goes on to its last epoch; give more "
@@ -110,7 +120,7 @@ def train_strategy(
                 log.info("%s: %d images", key, len(learned))
                 run = replace(one, out=out / RUNS / folder_name(key))
                 model = run_stage(learned, held, run, resume=resume, card=_card(key, learned))
-                made = _added(made, key, model, _training(learned + held))
+                made = _added(made, key, model, _training(learned + held, before))
     return made
 
 
@@ -204,8 +214,9 @@ def _added(made: ModelSet, key: Key, model: Segmenter, training: Training) -> Mo
     return made.add(model, **key._asdict(), training=training, overwrite=there is not None)
 
 
-def _training(examples: Sequence[Example]) -> Training:
-    return Training(examples[0].given, {one.name: sha256(one.image.source) for one in examples if one.image.source})
+def _training(examples: Sequence[Example], prepared: Preparation) -> Training:
+    images = {one.name: sha256(one.image.source) for one in examples if one.image.source}
+    return Training(examples[0].given, images, prepared.record)
 
 
 def _card(key: Key, learned: Sequence[Example]) -> dict[str, Any]:
@@ -218,13 +229,12 @@ def _card(key: Key, learned: Sequence[Example]) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path, reporters: Sequence[str], out: Path, name: str) -> list[Field]:
-    """The fields of a cell line; what no model could be named by is refused before any is trained."""
-    checked(Key(OBJECTS[0], name, ANY))
-    fields, text = read_fields(folder, reporters)
+def _read(folder: Path, reporters: Sequence[str], prepared: Preparation, file: Path) -> list[Field]:
+    """The fields of a cell line, and the report; a name that no model could have is refused before any is trained."""
+    fields, text = read_fields(folder, reporters, prepared)
     for reporter in _spellings(fields).values():
-        checked(Key(OBJECTS[0], name, reporter))
-    write_atomically(out / REPORT.format(name), lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        checked(Key(OBJECTS[0], ANY, reporter))
+    write_atomically(file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
     log.info("%s", text)
     return fields
 
