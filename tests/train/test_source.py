@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellweave.representations import DiffusionFlows
+from cellweave.representations import DiffusionFlows, Heatmap
 from cellweave.train.config import TrainConfig
 from cellweave.train.samples import Facts, Samples
 from cellweave.train.source import Source, fixed_batches
@@ -106,7 +106,7 @@ def test_groups_are_shown_by_their_weights(real: Samples) -> None:
 def test_validation_views_are_the_same_in_every_run(real: Samples) -> None:
     def views(seed: int) -> list[Any]:
         config = TrainConfig(out=Path("unused"), batch_size=4, crop=32, seed=seed)
-        return list(fixed_batches(real, config, DiffusionFlows(), 2))
+        return list(fixed_batches(real, config, DiffusionFlows()))
 
     first, second = views(0), views(1)
     assert [len(planes) for planes, _ in first] == [4, 4, 4]
@@ -114,6 +114,17 @@ def test_validation_views_are_the_same_in_every_run(real: Samples) -> None:
     for (a, m), (b, n) in zip(first, second, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(m, n)
+
+
+def test_samples_that_fit_into_a_crop_are_judged_once_as_a_whole(real: Samples) -> None:
+    for augmentation, crop, crops in (("square", 224, 1), ("standard", 224, 2), ("square", 96, 2)):
+        config = TrainConfig(Path("unused"), augmentation=augmentation, crop=crop)
+        found = list(fixed_batches(real, config, Heatmap(2.0)))
+        planes, maps = (torch.cat(part) for part in zip(*found, strict=True))
+        assert len(planes) == crops * len(real)
+        if crops == 1:
+            assert ((planes[:, 0] > 0).sum(dim=(1, 2)) == 200 * 200).all()
+            assert torch.isfinite(maps).all()
 
 
 def test_an_interrupted_training_does_not_wait_for_a_stream(real: Samples) -> None:

@@ -286,10 +286,13 @@ class Augmentation:
     pixels
         ``"contrast"``: `random_contrast` and `random_stain`; ``"acquisition"``: `microscopy.random_acquisition`;
         ``"brightness"``: `random_brightness`; ``"none"``: values as they are.
+    overhang
+        How far crops may reach beyond a sample in px, where borders matter (`MapFormat.reach`).
     """
 
     geometry: Literal["any", "plain", "square", "none"]
     pixels: Literal["contrast", "acquisition", "brightness", "none"]
+    overhang: float = OVERHANG
 
 
 AUGMENTATIONS = {
@@ -302,8 +305,10 @@ AUGMENTATIONS = {
 """By the names of `TrainConfig.augmentation`."""
 
 
-def _view(kind: str, shape: tuple[int, int], crop: int, rng: np.random.Generator, representation: MapFormat) -> View:
-    octaves, overhang = representation.octaves, OVERHANG if representation.reach else 0.0
+def _view(
+    way: Augmentation, shape: tuple[int, int], crop: int, rng: np.random.Generator, representation: MapFormat
+) -> View:
+    kind, octaves, overhang = way.geometry, representation.octaves, way.overhang if representation.reach else 0.0
     if kind == "any":
         return random_view(shape, crop, rng, octaves=octaves, overhang=overhang)
     if kind == "square":
@@ -368,9 +373,7 @@ def batch(
     facts = [samples.facts[k] for k in chosen]
     rngs = [np.random.default_rng([*seed, k]) for k in range(len(chosen))]
     shapes = [fact.shape for fact in facts]
-    views = [
-        _view(augmentation.geometry, shape, crop, rng, representation) for shape, rng in zip(shapes, rngs, strict=True)
-    ]
+    views = [_view(augmentation, shape, crop, rng, representation) for shape, rng in zip(shapes, rngs, strict=True)]
     colours, maps = take_views(values, [int(starts[k]) for k in chosen], shapes, views, crop)
     seen = on_image(shapes, views, crop)
     if representation.reach:

@@ -35,7 +35,6 @@ from cellweave.train.source import Batch, Source, Stream, fixed_batches
 log = logging.getLogger(__name__)
 
 CHECKPOINT, LOG, BEST = "checkpoint.pt", "log.csv", "best.pt"
-VIEWS_TO_VALIDATE = 2
 FEWEST_STEPS = 8
 CHECKPOINT_SECONDS = 120.0
 LOSSES_HELD = 16
@@ -116,11 +115,7 @@ def fit(
     source = Source(training, config, representation, device, stream)
     fixed: list[Batch] = []
     if validation is not None and ranks.rank() == 0:
-        views = len(validation) * VIEWS_TO_VALIDATE
-        report("preparing the validation", 0, views)
-        for planes_and_maps in fixed_batches(validation, config, representation, VIEWS_TO_VALIDATE):
-            fixed.append(planes_and_maps)
-            report("preparing the validation", sum(len(planes) for planes, _ in fixed), views)
+        fixed += fixed_batches(validation, config, representation)
     events = _Events(config.out / "tensorboard") if ranks.rank() == 0 else None
 
     for epoch in range(run.state.step // steps, config.epochs):

@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cellweave.core.progress import report
 from cellweave.representations import MapFormat
 from cellweave.train.augment import AUGMENTATIONS, batch, sampling_weights
 from cellweave.train.config import TrainConfig
 from cellweave.train.samples import Samples
 
 AHEAD = 2
+VIEWS = 2
+"""Of a sample, to judge by."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Planes (B, P, crop, crop) and targets (B, T, crop, crop)."""
 
@@ -121,11 +124,18 @@ class Source:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def fixed_batches(samples: Samples, config: TrainConfig, representation: MapFormat, views: int) -> Iterator[Batch]:
-    """`views` fixed views of each sample, the same in every epoch and run, with their values as they are."""
-    way = replace(AUGMENTATIONS[config.augmentation], pixels="none")
+def fixed_batches(samples: Samples, config: TrainConfig, representation: MapFormat) -> Iterator[Batch]:
+    """`VIEWS` fixed views of each sample, the same in every epoch and run, with their values as they are.
+
+    Samples that all fit into a crop, and are not turned freely, are seen once, each as a whole.
+    """
+    way, views = replace(AUGMENTATIONS[config.augmentation], pixels="none"), VIEWS
+    if way.geometry in ("square", "none") and all(max(fact.shape) <= config.crop for fact in samples.facts):
+        way, views = replace(way, overhang=0.0), 1
     values = torch.from_numpy(samples.values)
     chosen = [k for k in range(len(samples)) for _ in range(views)]
     for k in range(0, len(chosen), config.batch_size):
+        report("preparing the validation", k, len(chosen))
         some = chosen[k : k + config.batch_size]
         yield batch(samples, values, some, config.crop, (2**31, k), representation, augmentation=way)
+    report("preparing the validation", len(chosen), len(chosen))
