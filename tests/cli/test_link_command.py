@@ -50,6 +50,9 @@ def test_two_files(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cell
     np.testing.assert_array_equal(table["cell"], expected.table["cell"])
     np.testing.assert_allclose(table["cytoplasm_mean_channel_2"], expected.table["cytoplasm_mean_channel_2"])
     np.testing.assert_array_equal(read_labels(tmp_path / "out" / "a_cytoplasm_labels.tif"), expected.cytoplasm)
+    np.testing.assert_array_equal(
+        read_labels(tmp_path / "out" / "a_matched_nuclei_labels.tif"), expected.matched_nuclei
+    )
 
 
 def test_folders(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells: NDArray[np.int32]) -> None:
@@ -60,7 +63,7 @@ def test_folders(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells:
         write_labels(tmp_path / "c" / f"{name}_cells_labels.tif", cells)
     assert run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out").status == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        *("a_cytoplasm_labels.tif", "a_linked.csv", "b_cytoplasm_labels.tif", "b_linked.csv")
+        f"{name}_{end}" for name in "ab" for end in ("cytoplasm_labels.tif", "linked.csv", "matched_nuclei_labels.tif")
     ]
     (tmp_path / "n" / "b_nuclei.png").unlink()
     done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")

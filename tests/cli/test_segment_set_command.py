@@ -23,7 +23,7 @@ Run = Callable[..., Any]
 ENDINGS = (
     *("_nuclei_labels.tif", "_nuclei_overlay.png", "_nuclei.csv"),
     *("_cells_labels.tif", "_cells_overlay.png", "_cells.csv"),
-    *("_cytoplasm_labels.tif", "_linked.csv"),
+    *("_cytoplasm_labels.tif", "_matched_nuclei_labels.tif", "_linked.csv"),
 )
 
 
@@ -87,6 +87,7 @@ def test_a_folder(segment: Run, images: Path, tmp_path: Path, zoo: ModelSet) -> 
             assert read_table(out / f"{stem}_{name}.csv").keys() == result.table.keys()
         both = link(found["nuclei"], found["cells"], image=image)
         assert np.array_equal(read_labels(out / f"{stem}_cytoplasm_labels.tif"), both.cytoplasm)
+        assert np.array_equal(read_labels(out / f"{stem}_matched_nuclei_labels.tif"), both.matched_nuclei)
         table = read_table(out / f"{stem}_linked.csv")
         assert table.keys() == both.table.keys()
         assert table["cell"].tolist() == both.table["cell"].tolist()
@@ -156,7 +157,11 @@ def test_a_time_lapse(segment: Run, tmp_path: Path, domes: Callable[..., Any], z
     for t in range(2):
         expected = segment_set(read_image(file).plane(t=t), zoo, cell_line="U2OS", device="cpu")
         both = link(expected["nuclei"].labels, expected["cells"].labels)
-        for name, labels in (*((k, v.labels) for k, v in expected.items()), ("cytoplasm", both.cytoplasm)):
+        for name, labels in (
+            *((k, v.labels) for k, v in expected.items()),
+            ("cytoplasm", both.cytoplasm),
+            ("matched_nuclei", both.matched_nuclei),
+        ):
             assert np.array_equal(tifffile.imread(tmp_path / "out" / f"film_{name}_labels.tif")[t], labels)
     table = read_table(tmp_path / "out" / "film_linked.csv")
     assert set(table["frame"]) == {0, 1}
