@@ -12,7 +12,7 @@ from cellweave.cli.film import LabelStore
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
 from cellweave.core.image import Image
-from cellweave.core.linking import NO_CELL, link
+from cellweave.core.linking import NO_CELL, PARTS, link
 from cellweave.core.measure import Table
 from cellweave.io import read_image, read_label_film, write_label_film, write_labels, write_table
 
@@ -20,7 +20,7 @@ ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_nuclei", "_cel
 
 
 def run(nuclei: Path, cells: Path, out: Path, image: Path | None, least_share: float) -> None:
-    """Write ``NAME_linked.csv`` and ``NAME_cytoplasm_labels.tif`` for each pair of files; of films, frame by frame.
+    """Write ``NAME_linked.csv`` and the labels of `PARTS` for each pair of files; of films, frame by frame.
 
     Raises
     ------
@@ -51,19 +51,22 @@ def _one(nucleus_file: Path, cell_file: Path, image: Image | None, stem: Path, l
             + "; give labels of the same picture"
         )
     size = seen.pixel_size_um or cells.image.pixel_size_um
-    cytoplasm, tables = LabelStore(stem.parent, (cells.image.height, cells.image.width)), list[Table]()
+    parts = {part: LabelStore(stem.parent, (cells.image.height, cells.image.width)) for part in PARTS}
+    tables = list[Table]()
     for t in range(n):
         try:
             both = link(nuclei[t], cells[t], image=image and image.plane(t=t), least_share=least_share)
         except InputError as error:
             raise InputError(f"{nucleus_file} and {cell_file}{f', frame {t}' if n > 1 else ''}: {error}") from error
-        cytoplasm.append(both.cytoplasm)
+        for part, store in parts.items():
+            store.append(getattr(both, part))
         tables.append(({"frame": np.full(len(both.table["cell"]), t)} if n > 1 else {}) | both.table)
-    path = stem.with_name(f"{stem.name}_cytoplasm_labels.tif")
-    if n > 1:
-        write_label_film(path, cytoplasm, pixel_size_um=size, interval_s=seen.interval_s)
-    else:
-        write_labels(path, cytoplasm[0], pixel_size_um=size)
+    for part, store in parts.items():
+        path = stem.with_name(f"{stem.name}_{part}_labels.tif")
+        if n > 1:
+            write_label_film(path, store, pixel_size_um=size, interval_s=seen.interval_s)
+        else:
+            write_labels(path, store[0], pixel_size_um=size)
     table = {name: np.concatenate([part[name] for part in tables]) for name in tables[0]}
     write_table(stem.with_name(f"{stem.name}_linked.csv"), table)
     return table

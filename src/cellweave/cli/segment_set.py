@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cellweave.cli.segment import OUTPUTS, SUMMARY
 from cellweave.core.errors import CellweaveError, InputError, WriteError
 from cellweave.core.image import Image
 from cellweave.core.labels import Labels
-from cellweave.core.linking import NO_CELL, link
+from cellweave.core.linking import NO_CELL, PARTS, link
 from cellweave.core.measure import Table
 from cellweave.io import read_image, write_label_film, write_labels, write_table
 from cellweave.models import Key, ModelSet, load_set
@@ -34,7 +34,7 @@ COLUMNS = (
     *("frames", "nuclei", "cells", "anucleate", "multinucleated", "nuclei_without_cell"),
     *("dropped", "nuclei_diameter", "cells_diameter", "models"),
 )
-CYTOPLASM, LINKED = "_cytoplasm_labels", "_linked.csv"
+LINKED = "_linked.csv"
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found in one file, by object, and what is told of the models; with nuclei and cells, the cytoplasm and
+    """What was found in one file, by object, and what is told of the models; with nuclei and cells, `PARTS` and
     the table of both.
     """
 
     image: Image
     by_object: Mapping[str, Segmentation | Film]
     told: Sequence[str]
-    cytoplasm: Labels | LabelStore | None = None
+    parts: Mapping[str, Labels | LabelStore] = field(default_factory=dict)
     linked: Table | None = None
 
 
@@ -149,7 +149,7 @@ def _linked(image: Image, found: Mapping[str, Segmentation], told: Sequence[str]
     if len(found) < len(OBJECTS):
         return Found(image, measured, told)
     both = link(*(found[name].labels for name in OBJECTS), image=image)
-    return Found(image, measured, told, both.cytoplasm, both.table)
+    return Found(image, measured, told, {part: getattr(both, part) for part in PARTS}, both.table)
 
 
 def _film(
@@ -179,17 +179,20 @@ def _film(
     if len(found) < len(OBJECTS):
         return Found(measured, found, told)
     (nuclei, cells), failed = (film.labels for film in found.values()), {t for f in found.values() for t in f.failed}
-    cytoplasm, tables = LabelStore(folder, (image.height, image.width)), list[Table]()
+    parts = {part: LabelStore(folder, (image.height, image.width)) for part in PARTS}
+    tables = list[Table]()
     for t in range(image.size("T")):
         if t in failed:
-            cytoplasm.append(np.zeros_like(cells[t]))
+            for store in parts.values():
+                store.append(np.zeros_like(cells[t]))
             continue
         both = link(nuclei[t], cells[t], image=measured.plane(t=t))
-        cytoplasm.append(both.cytoplasm)
+        for part, store in parts.items():
+            store.append(getattr(both, part))
         tables.append({"frame": np.full(len(both.table["cell"]), t), **both.table})
     tables = tables or [{"frame": np.zeros(0, np.int64), **link(*np.zeros((2, 1, 1), np.int32)).table}]
     table = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-    return Found(measured, found, told, cytoplasm, table)
+    return Found(measured, found, told, parts, table)
 
 
 def _object_film(
@@ -250,7 +253,10 @@ def _writers(objects: Sequence[str], kinds: Sequence[str]) -> dict[str, Callable
             writers[f"_{name}{ending}"] = partial(_write, name, kind)
     if len(objects) == len(OBJECTS):
         writers |= {
-            f"{CYTOPLASM}{OUTPUTS[k][0][7:]}": _write_cytoplasm for k in kinds if k in ("labels", "png", "zarr")
+            f"_{part}{OUTPUTS[k][0]}": partial(_write_part, part)
+            for part in PARTS
+            for k in kinds
+            if k in ("labels", "png", "zarr")
         }
         if "table" in kinds:
             writers[LINKED] = lambda path, found: write_table(path, found.linked) if found.linked else None
@@ -267,9 +273,9 @@ def _write(name: str, kind: str, path: Path, found: Found) -> None:
         OUTPUTS[kind][1](path, result)
 
 
-def _write_cytoplasm(path: Path, found: Found) -> None:
-    size = found.image.pixel_size_um
-    if isinstance(found.cytoplasm, LabelStore):
-        write_label_film(path, found.cytoplasm, pixel_size_um=size, interval_s=found.image.interval_s)
-    elif found.cytoplasm is not None:
-        write_labels(path, found.cytoplasm, pixel_size_um=None if path.suffix == ".png" else size)
+def _write_part(part: str, path: Path, found: Found) -> None:
+    size, labels = found.image.pixel_size_um, found.parts.get(part)
+    if isinstance(labels, LabelStore):
+        write_label_film(path, labels, pixel_size_um=size, interval_s=found.image.interval_s)
+    elif labels is not None:
+        write_labels(path, labels, pixel_size_um=None if path.suffix == ".png" else size)

@@ -22,6 +22,8 @@ LEAST_SHARE = 0.25
 KINDS = ("anucleate", "mononucleated", "multinucleated")
 """Of a cell, by its number of nuclei; a nucleus outside every cell has a row of the kind `NO_CELL`."""
 NO_CELL = "nucleus without cell"
+PARTS = ("cytoplasm", "matched_nuclei")
+"""Label images of `Linked`, both with the ids of the cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,6 @@ class Linked:
         (n,) int64, ascending: the ids of the nuclei.
     cell_of
         (n,) int64: the cell of each nucleus; 0 for one outside every cell.
-    share
-        (n,) float64 in 0..1: of the pixels of each nucleus, how many lie in the cell that holds most of them.
     table
         One row a cell, in the order of the ids, then one for each nucleus outside every cell; see `link`.
     """
@@ -49,7 +49,6 @@ class Linked:
     matched_nuclei: Labels = field(repr=False)
     nucleus_ids: Ids
     cell_of: Ids
-    share: NDArray[np.float64]
     table: Table = field(repr=False)
 
     @property
@@ -170,7 +169,7 @@ def link(
             pixel = float(np.prod(image.pixel_size_um))
             table |= {f"{part}_um2": table[part] * pixel for part in ("cell_area", "nucleus_area", "cytoplasm_area")}
     ids = np.concatenate([[0], cell_ids]).astype(np.int32)
-    return Linked(ids[cytoplasm], ids[owner][nuclei], nucleus_ids, np.asarray(ids[owner[1:]], np.int64), share, table)
+    return Linked(ids[cytoplasm], ids[owner][nuclei], nucleus_ids, np.asarray(ids[owner[1:]], np.int64), table)
 
 
 def _places(cells: Labels, a: Ids, b: Ids, shared: Ids, area: Ids) -> Ids:

@@ -15,11 +15,11 @@ def flow_fusion(maps: Raters, *, weights: ArrayLike | None = None) -> Maps:
     """Weighted mean of the flow and probability maps of K models over those that are present.
 
     ``mean = sum_k w_k maps_k / sum_k w_k``. With equal weights it is the average of Sec. 3.5 of the paper, from
-    ``{(F_X^k, F_Y^k, P^k)}`` to ``(mean F_X, mean F_Y, mean P)``, but that P are probabilities here; those of the paper,
-    Cellpose's, are their logits, whose mean a single sure model sways more. Flows are vectors and their mean is not brought back
-    to length 1 (the paper does not either): where the models point in different directions it is short, which tells the
-    decoder, and the score of an object, that they are in doubt. Any other maps can be fused as well, star distances or
-    energies, where their mean has a meaning.
+    ``{(F_X^k, F_Y^k, P^k)}`` to ``(mean F_X, mean F_Y, mean P)``, but that P are probabilities here; those of the
+    paper, Cellpose's, are their logits, whose mean a single sure model sways more. Flows are vectors and their mean is
+    not brought back to length 1 (the paper does not either): where the models point in different directions it is
+    short, which tells the decoder, and the score of an object, that they are in doubt. Any other maps can be fused as
+    well, star distances or energies, where their mean has a meaning.
 
     Parameters
     ----------
