@@ -224,7 +224,7 @@ SETS: dict[str, dict[str, Any]] = {
 }
 """Crops hold whole images (256, 600 and 150 px a side), and batches about as many pixels. Sigma was set by hand before
 the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in phase contrast."""
-STEPS = {"vgg": (3000, 0.55), "mbm": (1104, 0.95), "adi": (2000, 0.5)}
+STEPS = {"vgg": (3000, 0.48), "mbm": (2000, 0.75), "adi": (2000, 0.45)}
 """And the seconds of each, with its share of the validation after every epoch."""
 SHORT = 352
 FINE_TUNED: dict[str, Any] = {"base": "default"}
@@ -246,7 +246,7 @@ def _planned() -> dict[str, Training]:
         made[f"phase-star-{stem}"] = Training(partial(with_masks, stem), 500, 0.3, star)
         made[f"phase-detect-{stem}"] = Training(partial(without, stem), 200, 2.0, DETECTOR, detector=True)
     for n in CURVE:
-        made[f"vgg-curve-{n}"] = Training(partial(some_images, "vgg", n, 0), SHORT, 0.55, SETS["vgg"], n)
+        made[f"vgg-curve-{n}"] = Training(partial(some_images, "vgg", n, 0), SHORT, 0.48, SETS["vgg"], n)
     for n in CLICKS:
         made[f"phase-clicks-{n}"] = Training(partial(with_clicks, ONE, n), SHORT, 0.4, HEATMAP)
     made[EVERY_CLICK] = Training(partial(without, ONE), SHORT, 0.4, HEATMAP)
@@ -255,11 +255,11 @@ def _planned() -> dict[str, Training]:
         changed = {"sigma": sigma}
         if sigma != SETS["vgg"]["sigma"]:
             images = partial(some_images, "vgg", most, 0)
-            made[f"vgg-sigma-{sigma:g}"] = Training(images, SHORT, 0.55, SETS["vgg"] | changed, most)
+            made[f"vgg-sigma-{sigma:g}"] = Training(images, SHORT, 0.48, SETS["vgg"] | changed, most)
         if sigma != Heatmap.sigma:
             made[f"phase-sigma-{sigma:g}"] = Training(partial(without, ONE), SHORT, 0.4, HEATMAP | changed)
     nested = SETS["vgg"] | NESTED
-    made["vgg-nested"] = Training(partial(some_images, "vgg", most, 0), 240, 0.8, nested, most)
+    made["vgg-nested"] = Training(partial(some_images, "vgg", most, 0), 240, 0.7, nested, most)
     return made
 
 
