@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trained_model_counts_better_than_a_constant(folder: Path, tmp_path: Path) -> None:
     held_out = [dots(k) for k in range(100, 112)]
-    settings = config(tmp_path / "run", epochs=12, crop=96, recipe="adam", augmentation="square")
+    settings = config(tmp_path / "run", epochs=12, crop=64, recipe="adam", augmentation="square")
     model = quietly(folder, settings, validation=held_out)
     assert isinstance(model.representation, Heatmap)
     assert (model.diameter, model.size_model, model.calibration) == (0.0, None, None)
