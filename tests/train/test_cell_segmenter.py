@@ -235,7 +235,7 @@ def test_the_command(run_cli: Callable[..., Any], tmp_path: Path, monkeypatch: p
     )
     for wrong, said in (
         (("--method", "magic"), "--method 'magic' is unknown; there is cell-segmenter"),
-        (("--imagenet", weights), "--imagenet is for --method cell-segmenter and --net NestedUNet"),
+        (("--imagenet", weights), "imagenet is for a new NestedUNet and for the method cell-segmenter"),
         (("--prepare-only", "--method", "cell-segmenter"), "--prepare-only is for one training"),
         (("--prepare-only", "--unlabelled", new), "--prepare-only is for one training"),
     ):

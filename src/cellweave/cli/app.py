@@ -403,8 +403,6 @@ def train(
         raise CellweaveError(f"--method '{method}' is unknown; there is cell-segmenter, or leave it out")
     if target == "points" and (method or unlabelled or strategy):
         raise CellweaveError("--target points is one training; leave out --method, --unlabelled and --strategy")
-    if imagenet and not method and net != "NestedUNet":
-        raise CellweaveError("--imagenet is for --method cell-segmenter and --net NestedUNet; add one of them")
     if only_prepare and (method or unlabelled or strategy):
         raise CellweaveError("--prepare-only is for one training; leave out --method, --unlabelled and --strategy")
     if (cell_line or reporters or illumination or clahe or scaling) and not strategy:
