@@ -79,7 +79,11 @@ def test_a_mask_rcnn_counts(count: Run, images: Path, tmp_path: Path, monkeypatc
     assert (tmp_path / "out" / "a_counted.png").is_file()
     assert count(images, "--min-confidence", 0.95, model=folder, out=tmp_path / "none").status == 0
     assert table(tmp_path / "none")["a"]["count"] == "0"
-    for options, words in ((("--diameter", 30), "leave it out"), (("--save", "density"), "no density")):
+    for options, words in (
+        (("--diameter", 30), "leave out --diameter"),
+        (("--augment",), "leave out"),
+        (("--save", "density"), "no density"),
+    ):
         done = count(images, *options, model=folder, out=tmp_path / words.split()[0])
         assert done.status == 1
         assert words in done.err

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -68,3 +71,27 @@ def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert inference_dtype(torch.device("cpu")) == torch.float32
+
+
+NEW_PAGES = """
+import resource
+import sys
+import torch
+from cellweave.core.device import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(25_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""How many pages of memory the last of several large arrays asks for."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the memory is left alone")
+def test_memory_that_is_freed_is_kept() -> None:
+    def pages(word: str) -> int:
+        command = [sys.executable, "-c", NEW_PAGES, word]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert pages("keep") < 0.05 * pages("leave")

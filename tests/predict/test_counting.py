@@ -46,6 +46,15 @@ def test_a_heatmap_is_summed_and_its_maxima_are_the_points(seed: int) -> None:
     assert found.dropped == found.debris == 0
 
 
+def test_over_flips_a_count_is_the_same_for_a_flipped_image() -> None:
+    picture, model = dots_picture(scattered(1, (96, 128), 8)), dots_model(net_class=Leaning)
+    plain = [count(view, model, device="cpu", interval=None).count for view in (picture, picture[:, ::-1])]
+    over_flips = [count(view, model, device="cpu", augment=True).count for view in (picture, picture[:, ::-1])]
+    assert over_flips[0] == pytest.approx(over_flips[1], rel=1e-4)
+    assert over_flips[0] == pytest.approx(np.mean(plain), rel=1e-4)
+    assert abs(plain[0] - plain[1]) > 0.01 * plain[0]
+
+
 def test_objects_are_counted_where_a_model_outlines_them(tiny_model: Segmenter, domes: Domes) -> None:
     picture, labels = domes(0, (150, 200), 12)
     found, expected = count(picture, tiny_model, device="cpu"), segment(picture, tiny_model, device="cpu")

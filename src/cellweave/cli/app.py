@@ -245,6 +245,7 @@ def count(
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out cells with a lower confidence (0..1).")
     ] = 0.0,
+    augment: Annotated[bool, typer.Option(help="Average over four flips: slower, a little better.")] = False,
     save: Annotated[
         str, typer.Option(help="Any of table (counts.csv, always), points, picture, density.")
     ] = "table,points,picture",
@@ -269,6 +270,7 @@ def count(
         save=tuple(dict.fromkeys(kind.strip() for kind in save.split(",") if kind.strip())),
         plane=plane,
         axes=axes,
+        augment=augment,
         interval=interval,
         min_confidence=min_confidence,
     )

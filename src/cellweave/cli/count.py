@@ -71,6 +71,7 @@ class Settings:
     save: tuple[str, ...] = ("table", "points", "picture")
     plane: str | None = None
     axes: str | None = None
+    augment: bool = False
     interval: float = 0.9
     min_confidence: float = 0.0
 
@@ -87,8 +88,8 @@ def run(inputs: Sequence[str], out: Path | None, settings: Settings, *, device: 
     from rich.console import Console
 
     model = Detector.load(settings.model) if kind_of(Path(settings.model)) == KIND else load_model(settings.model)
-    if isinstance(model, Detector) and settings.diameter:
-        raise InputError(f"--diameter: {settings.model} looks for cells of one size in px; leave it out")
+    if isinstance(model, Detector) and (settings.diameter or settings.augment):
+        raise InputError(f"{settings.model} is a Mask R-CNN; leave out --diameter and --augment")
 
     def do(file: Path) -> tuple[Count | Detected, Row]:
         image = plane_of(read_image(file, axes=settings.axes), settings.plane)
@@ -102,6 +103,7 @@ def run(inputs: Sequence[str], out: Path | None, settings: Settings, *, device: 
             diameter=settings.diameter,
             channels=settings.channels,
             device=device,
+            augment=settings.augment,
             interval=settings.interval or None,
             min_confidence=settings.min_confidence,
         )

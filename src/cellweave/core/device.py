@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import torch
 
 from cellweave.core.errors import InputError
@@ -45,3 +48,15 @@ def inference_dtype(device: torch.device) -> torch.dtype:
     else:
         capable = False
     return torch.bfloat16 if capable else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, up to 2 GiB, rather than give it back (glibc's malloc only).
+
+    A training step frees and asks again for the same large arrays; on a processor, new pages take a seventh of its
+    time.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)

@@ -162,18 +162,20 @@ def count(
     diameter: float | str | None = None,
     channels: str | Channels | None = None,
     device: str = "auto",
+    augment: bool = False,
     interval: float | None = 0.9,
     min_confidence: float = 0.0,
 ) -> Count:
     """Count the cells of a 2-D image and find where they are.
 
-    The net runs over the image once. For the interval, it counts up to eight small tiles again in three flips (at most
-    524,288 px, whatever the size of the image): how much their counts change tells how surely the image can be counted
-    (`cellweave.predict.count_spread`), and the model's `CountCalibration`, where it has one, what that means in cells.
+    The net runs over the image once, or four times with `augment`. For the interval, it counts up to eight small tiles
+    again in three flips (at most 524,288 px, whatever the size of the image): how much their counts change tells how
+    surely the image can be counted (`cellweave.predict.count_spread`), and the model's `CountCalibration`, where it has
+    one, what that means in cells.
 
     Parameters
     ----------
-    image, channels, device
+    image, channels, device, augment
         As for `predict_maps`.
     model
         A name or folder (`load_model`), or a model: of heatmaps, or one that outlines cells.
@@ -198,10 +200,17 @@ def count(
         check_level(interval)
     picture, loaded = as_plane(image), load_model(model)
     if isinstance(loaded, Segmenter) and isinstance(loaded.representation, PointRepresentation):
-        found = _integrated(picture, loaded, parse_diameter(diameter, picture), channels, device, min_confidence)
+        given = parse_diameter(diameter, picture)
+        found = _integrated(picture, loaded, given, channels, device, augment, min_confidence)
     else:
         result = segment(
-            picture, loaded, diameter=diameter, channels=channels, device=device, min_confidence=min_confidence
+            picture,
+            loaded,
+            diameter=diameter,
+            channels=channels,
+            device=device,
+            augment=augment,
+            min_confidence=min_confidence,
         )
         found = Count(
             float(result.count),
@@ -224,13 +233,14 @@ def _integrated(
     given: float | None,
     channels: str | Channels | None,
     device: str,
+    augment: bool,
     min_confidence: float,
 ) -> Count:
     """Count by a model of positions, without an interval."""
     if given is not None and not model.diameter:
         tell_unused(model.name)
     size = (given or model.diameter) if model.diameter else 0.0
-    planes, runner = Planes(image, model, channels), Runner(model, choose_device(device), augment=False)
+    planes, runner = Planes(image, model, channels), Runner(model, choose_device(device), augment)
     maps = np.concatenate([values for _, values in finished_rows(planes, model, runner, size)], axis=1)
     points = model.positions.decode(maps)
     keep = np.ones(len(points), bool) if points.confidence is None else points.confidence >= min_confidence

@@ -156,7 +156,7 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
         if self.imagenet and (self.base or self.net != "NestedUNet"):
             raise InputError(
-                "imagenet is for a new NestedUNet and for the method cell-segmenter; choose one of them, or leave it out"
+                "imagenet is for a new NestedUNet and for the method cell-segmenter; choose one, or leave it out"
             )
         if self.target == "points" and self.learned == "Heatmap" and self.diameter is not None:
             raise InputError(f"diameter is {self.diameter}; points tell no sizes to resize from, so leave it out")

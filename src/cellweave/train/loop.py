@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cellweave.core.device import choose_device, inference_dtype
+from cellweave.core.device import choose_device, inference_dtype, keep_freed_memory
 from cellweave.core.errors import CellweaveError, InputError, MissingExtraError, require
 from cellweave.core.files import write_atomically
 from cellweave.core.progress import report
@@ -101,6 +101,8 @@ def fit(
         When a run cannot be resumed.
     """
     device = ranks.join(choose_device(config.device))
+    if device.type == "cpu":
+        keep_freed_memory()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = max(FEWEST_STEPS, len(training) // (config.batch_size * config.accumulate * ranks.count()))
     run = _Run(net, copy.deepcopy(net).requires_grad_(False), _optimiser(net, config), device)
