@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from scipy.ndimage import label as components
 
 from cellweave.core.errors import InputError
 from cellweave.metrics import match
-from cellweave.representations import REPRESENTATIONS, DiffusionFlows
+from cellweave.representations import DiffusionFlows
 from cellweave.representations.diffusion_flows import diffusion_flows
-from drawing import crowd, draw, ellipse, like_a_network, rod, tiles, voronoi
+from drawing import crowd, ellipse, like_a_network, rod, tiles, voronoi
 from kernels import twins
 from outputs import output
 
@@ -187,70 +186,7 @@ def test_flips_and_quarter_turns_commute_with_encode(turns: int, flip: bool, lab
         assert np.array_equal(flows.encode(turned), exact)
 
 
-@settings(max_examples=20)
-@given(st.one_of(SMALL, PICTURES), st.sampled_from([40, 5000, 2**31 - 1]), st.integers(0, 10_000))
-def test_ids_do_not_matter(labels: Labels, highest: int, seed: int) -> None:
-    ids = 1 + np.random.default_rng(seed).choice(highest, 40, replace=False)
-    other = np.array([0, *ids], np.int32)[labels]
-    assert np.array_equal(DiffusionFlows().encode(other), DiffusionFlows().encode(labels))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.uint32, np.float64])
-def test_labels_of_any_whole_number_type(dtype: type) -> None:
-    labels = crowd(0)
-    expected = DiffusionFlows().encode(labels)
-    assert np.array_equal(DiffusionFlows().encode(labels.astype(dtype)), expected)
-    assert np.array_equal(DiffusionFlows().encode(np.asfortranarray(labels.astype(dtype))), expected)
-    assert np.array_equal(DiffusionFlows().encode(np.repeat(labels, 2, axis=1)[:, ::2]), expected)
-
-
-def test_what_is_no_label_image_is_refused() -> None:
-    with pytest.raises(InputError, match="2 dimensions"):
-        DiffusionFlows().encode(np.zeros((2, 3, 4), np.int32))
-    with pytest.raises(InputError, match="fractions"):
-        DiffusionFlows().encode(np.full((3, 4), 0.5))  # type: ignore[arg-type]
-
-
 # --- odd images -----------------------------------------------------------------------------------------------
-
-ODD = {
-    "nothing": np.zeros((7, 9), np.int32),
-    "one pixel of background": np.zeros((1, 1), np.int32),
-    "one pixel of a cell": np.ones((1, 1), np.int32),
-    "a cell of one pixel": np.pad(np.ones((1, 1), np.int32), 4),
-    "a whole image": np.ones((30, 41), np.int32),
-    "one row": np.repeat(np.array([0, 1, 2, 0, 3], np.int32), [4, 15, 20, 3, 61])[None],
-    "one column": np.repeat(np.array([1, 2, 0, 3], np.int32), [16, 31, 1, 40])[:, None],
-    "two rows": np.repeat(np.array([[1, 0, 2]], np.int32), 2, axis=0).repeat([17, 2, 30], axis=1),
-    "all borders": draw([ellipse((40, 44), y, x, 9, 6) for y in (0, 39) for x in (0, 22, 43)]),
-    "3 x 40,000": np.repeat(np.arange(1, 2001, dtype=np.int32), 20)[None].repeat(3, axis=0),
-}
-
-
-@pytest.mark.parametrize("labels", ODD.values(), ids=ODD)
-def test_odd_images_come_back(labels: Labels) -> None:
-    flows = DiffusionFlows(min_size=1)
-    decoded, confidence = flows.decode_scored(flows.encode(labels))
-    assert decoded.dtype == np.int32
-    assert decoded.shape == labels.shape
-    assert same_cells(labels, decoded)
-    np.testing.assert_allclose(confidence, np.ones(count(labels)))
-
-
-def test_70000_cells_within_ten_seconds() -> None:
-    labels = tiles(265, 265, 4, 4)
-    started = time.process_time()
-    decoded = DiffusionFlows().decode(DiffusionFlows().encode(labels))
-    assert time.process_time() - started < 10
-    assert np.array_equal(decoded, labels)
-    assert count(decoded) == 70_225
-
-
-def test_no_pixels() -> None:
-    for shape in ((0, 0), (0, 5), (5, 0)):
-        decoded, confidence = DiffusionFlows().decode_scored(DiffusionFlows().encode(np.zeros(shape, np.int32)))
-        assert decoded.shape == shape
-        assert len(confidence) == 0
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0, 1e30, -1e30, np.nan, np.inf, -np.inf])
@@ -273,76 +209,7 @@ def test_no_flow_at_all_is_a_cell_a_pixel_only_if_cells_may_be_that_small() -> N
     assert (confidence == 0.75).all()
 
 
-BAD = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(0, 63), st.integers(0, 71), st.sampled_from([np.nan, np.inf, -np.inf])),
-    min_size=1,
-    max_size=60,
-)
-
-
-@settings(max_examples=20)
-@given(NOISY, BAD)
-def test_pixels_that_are_not_numbers_are_background(maps: Maps, bad: list[tuple[int, int, int, float]]) -> None:
-    broken, without = maps.copy(), maps.copy()
-    for k, y, x, value in bad:
-        broken[k, y, x] = value
-        without[:, y, x] = 0
-    decoded, confidence = DiffusionFlows().decode_scored(broken)
-    expected, scores = DiffusionFlows().decode_scored(without)
-    assert np.array_equal(decoded, expected)
-    assert np.array_equal(confidence, scores)
-
-
-@settings(max_examples=60)
-@given(
-    arrays(
-        np.float32,
-        st.tuples(st.just(3), st.integers(1, 12), st.integers(1, 12)),
-        elements=st.one_of(st.floats(-1.5, 1.5, width=32), st.floats(width=32)),
-    ),
-    st.sampled_from([0, 0.4]),
-    st.integers(0, 4),
-)
-def test_any_numbers_give_labels(maps: Maps, flow_threshold: float, min_size: int) -> None:
-    """Whatever the maps hold: sequential ids, no object under `min_size`, a confidence in 0..1 for each."""
-    decoded, confidence = DiffusionFlows(flow_threshold=flow_threshold, min_size=min_size).decode_scored(maps)
-    check_labels(decoded, confidence, min_size)
-    allowed = np.isfinite(maps).all(axis=0) & (maps[2] > 0.5)
-    for k, box in enumerate(find_objects(decoded), start=1):
-        assert (allowed[box] & (decoded[box] == k)).any()  # the rest may be filled holes
-
-
 # --- what `decode` gives --------------------------------------------------------------------------------------
-
-
-def check_labels(labels: Labels, confidence: NDArray[np.float32], min_size: int) -> None:
-    ids, first, areas = np.unique(labels, return_index=True, return_counts=True)
-    first, areas = first[ids > 0], areas[ids > 0]
-    assert ids[ids > 0].tolist() == list(range(1, len(first) + 1))
-    assert (np.diff(first) > 0).all()  # numbered by their first pixels, row by row
-    assert (areas >= min_size).all()
-    assert confidence.shape == (len(first),)
-    assert confidence.dtype == np.float32
-    assert ((confidence >= 0) & (confidence <= 1)).all()
-
-
-@settings(max_examples=20)
-@given(NOISY, st.sampled_from([0, 0.1, 0.4, 3]), st.sampled_from([0, 1, 15, 60]))
-def test_ids_sizes_and_confidence(maps: Maps, flow_threshold: float, min_size: int) -> None:
-    before = maps.copy()
-    flows = DiffusionFlows(flow_threshold=flow_threshold, min_size=min_size)
-    decoded, confidence = flows.decode_scored(maps)
-    check_labels(decoded, confidence, min_size)
-    assert np.array_equal(maps, before)
-    assert np.array_equal(flows.decode(maps), decoded)
-    assert np.array_equal(flows.decode(maps.astype(np.float64)), decoded)
-    assert np.array_equal(flows.decode(np.asfortranarray(maps)), decoded)
-
-
-def test_read_only_maps() -> None:
-    maps = DiffusionFlows().encode(crowd(1))
-    maps.flags.writeable = False
-    assert count(DiffusionFlows().decode(maps)) == count(crowd(1))
 
 
 @settings(max_examples=20)
@@ -447,12 +314,6 @@ def test_steps_limit_how_far_a_path_goes() -> None:
     assert not np.array_equal(DiffusionFlows(steps=2).decode(maps), labels)
 
 
-def test_maps_of_another_shape_are_refused() -> None:
-    for shape in ((2, 4, 5), (4, 4, 5), (4, 5), (1, 3, 4, 5)):
-        with pytest.raises(InputError, match=r"\(3, Y, X\)"):
-            DiffusionFlows().decode(np.zeros(shape, np.float32))
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -469,10 +330,6 @@ def test_maps_of_another_shape_are_refused() -> None:
 def test_wrong_parameters_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DiffusionFlows(**wrong)  # type: ignore[arg-type]
-
-
-def test_it_is_registered_by_name() -> None:
-    assert REPRESENTATIONS["DiffusionFlows"] is DiffusionFlows
 
 
 # --- agreement with cellpose 3.1.1.3 --------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from scipy.spatial import cKDTree
 from cellweave import _kernels
 from cellweave.core.errors import InputError
 from cellweave.metrics import match
-from cellweave.representations import REPRESENTATIONS, DistanceFlows, distance_flows, smooth_distance
+from cellweave.representations import DistanceFlows, distance_flows, smooth_distance
 from cellweave.simulate import stream
 from drawing import crowd, draw, ellipse, rod, tiles, voronoi
 from outputs import output
@@ -432,14 +432,6 @@ def test_flips_and_quarter_turns_commute_with_encode(turns: int, flip: bool, lab
     np.testing.assert_allclose(DistanceFlows().encode(turned), moved[0].numpy(), rtol=0, atol=1e-5)
 
 
-@settings(max_examples=20)
-@given(st.one_of(SMALL, PICTURES), st.sampled_from([40, 5000, 2**31 - 1]), st.integers(0, 10_000))
-def test_ids_do_not_matter(labels: Labels, highest: int, seed: int) -> None:
-    ids = 1 + np.random.default_rng(seed).choice(highest, 40, replace=False)
-    other = np.array([0, *ids], np.int32)[labels]
-    assert np.array_equal(DistanceFlows().encode(other), DistanceFlows().encode(labels))
-
-
 def test_cutting_a_cell_makes_no_new_border() -> None:
     """A bar that goes on beyond the image has the same flows in the part inside."""
     whole = np.pad(np.ones((9, 60), np.int32), ((6, 6), (6, 6)))
@@ -457,47 +449,6 @@ def test_what_is_no_label_image_is_refused() -> None:
 
 
 # --- odd images -----------------------------------------------------------------------------------------------
-
-ODD = {
-    "nothing": np.zeros((7, 9), np.int32),
-    "one pixel of background": np.zeros((1, 1), np.int32),
-    "one pixel of a cell": np.ones((1, 1), np.int32),
-    "a cell of one pixel": np.pad(np.ones((1, 1), np.int32), 4),
-    "a whole image": np.ones((30, 41), np.int32),
-    "all but a pixel": np.pad(np.ones((29, 40), np.int32), ((0, 1), (0, 1)), mode="edge")
-    - np.eye(30, 41, -29, dtype=np.int32),
-    "one row": np.repeat(np.array([0, 1, 2, 0, 3], np.int32), [4, 15, 20, 3, 61])[None],
-    "one column": np.repeat(np.array([1, 2, 0, 3], np.int32), [16, 31, 1, 40])[:, None],
-    "two rows": np.repeat(np.array([[1, 0, 2]], np.int32), 2, axis=0).repeat([17, 2, 30], axis=1),
-    "all borders": draw([ellipse((40, 44), y, x, 9, 6) for y in (0, 39) for x in (0, 22, 43)]),
-    "3 x 40,000": np.repeat(np.arange(1, 2001, dtype=np.int32), 20)[None].repeat(3, axis=0),
-}
-
-
-@pytest.mark.parametrize("labels", ODD.values(), ids=ODD)
-def test_odd_images_come_back(labels: Labels) -> None:
-    flows = DistanceFlows(min_size=1)
-    decoded, confidence = flows.decode_scored(flows.encode(labels))
-    assert decoded.dtype == np.int32
-    assert decoded.shape == labels.shape
-    assert match(labels, decoded, iou=1.0).f1 == 1 or not labels.any()
-    np.testing.assert_allclose(confidence, np.ones(count(labels)), atol=1e-6)
-
-
-def test_70000_cells_within_ten_seconds() -> None:
-    labels = tiles(265, 265, 4, 4)
-    started = time.process_time()
-    decoded = again(labels)
-    assert time.process_time() - started < 10
-    assert np.array_equal(decoded, labels)
-    assert count(decoded) == 70_225
-
-
-def test_no_pixels() -> None:
-    for shape in ((0, 0), (0, 5), (5, 0)):
-        decoded, confidence = DistanceFlows().decode_scored(DistanceFlows().encode(np.zeros(shape, np.int32)))
-        assert decoded.shape == shape
-        assert len(confidence) == 0
 
 
 def test_without_evidence_none_are_joined() -> None:
@@ -535,57 +486,6 @@ def test_constant_maps(value: float) -> None:
     assert np.isfinite(confidence).all()
 
 
-BAD = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 63), st.integers(0, 71), st.sampled_from([np.nan, np.inf, -np.inf])),
-    min_size=1,
-    max_size=60,
-)
-
-
-@settings(max_examples=20)
-@given(NOISY, BAD)
-def test_pixels_that_are_not_numbers_are_background(maps: Maps, bad: list[tuple[int, int, int, float]]) -> None:
-    broken, without = maps.copy(), maps.copy()
-    for k, y, x, value in bad:
-        broken[k, y, x] = value
-        without[:, y, x] = 0
-    decoded, confidence = DistanceFlows().decode_scored(broken)
-    expected, scores = DistanceFlows().decode_scored(without)
-    assert np.array_equal(decoded, expected)
-    assert np.array_equal(confidence, scores)
-
-
-@settings(max_examples=60)
-@given(
-    arrays(
-        np.float32,
-        st.tuples(st.just(4), st.integers(1, 12), st.integers(1, 12)),
-        elements=st.one_of(st.floats(-1.5, 1.5, width=32), st.floats(width=32)),
-    ),
-    st.integers(0, 4),
-)
-def test_any_numbers_give_labels(maps: Maps, min_size: int) -> None:
-    """Whatever the maps hold: sequential ids, no object under `min_size`, a confidence in 0..1 for each."""
-    decoded, confidence = DistanceFlows(min_size=min_size).decode_scored(maps)
-    ids, first, areas = np.unique(decoded, return_index=True, return_counts=True)
-    first, areas = first[ids > 0], areas[ids > 0]
-    assert ids[ids > 0].tolist() == list(range(1, len(first) + 1))
-    assert (np.diff(first) > 0).all()
-    assert (areas >= min_size).all()
-    assert confidence.shape == (len(first),)
-    assert ((confidence >= 0) & (confidence <= 1)).all()
-    assert (np.isfinite(maps).all(axis=0) & (maps[2] > 0.5))[decoded > 0].all()
-
-
-def test_inputs_of_any_layout_are_left_alone() -> None:
-    maps = like_a_network(crowd(1), 1, 0.1)
-    before, decoded = maps.copy(), DistanceFlows().decode(maps)
-    maps.flags.writeable = False
-    for other in (maps, maps.astype(np.float64), np.asfortranarray(maps)):
-        assert np.array_equal(DistanceFlows().decode(other), decoded)
-    assert np.array_equal(maps, before)
-
-
 @pytest.mark.parametrize("size", [1, 4, 15, 16, 40])
 def test_min_size_is_the_smallest_that_stays(size: int) -> None:
     labels = np.zeros((9, size + 6), np.int32)
@@ -607,12 +507,6 @@ def test_the_score_is_the_probability_lowered_by_short_flows_and_the_flow_error(
     np.testing.assert_allclose(found, 0.75 * 0.5 * np.exp(-np.array(error)), rtol=1e-4)
 
 
-def test_maps_of_another_shape_are_refused() -> None:
-    for shape in ((3, 4, 5), (4, 5), (1, 4, 4, 5)):
-        with pytest.raises(InputError, match=r"\(4, Y, X\)"):
-            DistanceFlows().decode(np.zeros(shape, np.float32))
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -626,10 +520,6 @@ def test_maps_of_another_shape_are_refused() -> None:
 def test_wrong_parameters_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         DistanceFlows(**wrong)  # type: ignore[arg-type]
-
-
-def test_it_is_registered_by_name() -> None:
-    assert REPRESENTATIONS["DistanceFlows"] is DistanceFlows
 
 
 # --- agreement with omnipose 1.1.4 ----------------------------------------------------------------------------
