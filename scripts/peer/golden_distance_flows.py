@@ -19,15 +19,19 @@ The labels are drawn here: touching ellipses, bent rods, a ring, rods that touch
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+import drawn
 import numpy as np
 import torch
 
 OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "omnipose.npz"
 SHAPE = (120, 128)
+arc = partial(drawn.arc, SHAPE)
+ellipse = partial(drawn.ellipse, SHAPE)
 CPU = torch.device("cpu")
 
 
@@ -54,21 +58,6 @@ def core() -> ModuleType:
     import omnipose.core
 
     return omnipose.core
-
-
-def ellipse(y: float, x: float, a: float, b: float, angle: float) -> np.ndarray:
-    """Pixels of an ellipse with half-axes a (along `angle` from the row axis) and b."""
-    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    u = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
-    v = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
-    return (u / a) ** 2 + (v / b) ** 2 <= 1
-
-
-def arc(y: float, x: float, radius: float, half_width: float, start: float, turn: float) -> np.ndarray:
-    """Pixels within `half_width` of a piece of a circle, from angle `start` over `turn` radians."""
-    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    on = np.abs(np.hypot(rows - y, columns - x) - radius) <= half_width
-    return on & (np.mod(np.arctan2(rows - y, columns - x) - start, 2 * np.pi) <= turn)
 
 
 def draw_labels() -> np.ndarray:

@@ -23,9 +23,11 @@ The labels are drawn here: touching ellipses, crescents, cells cut by the border
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import drawn
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from stardist.geometry import polygons_to_label, star_dist
@@ -34,15 +36,8 @@ from stardist.utils import edt_prob
 
 OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "stardist.npz"
 SHAPE = (84, 92)
+ellipse = partial(drawn.ellipse, SHAPE)
 N_RAYS = 32
-
-
-def ellipse(y: float, x: float, a: float, b: float, angle: float) -> np.ndarray:
-    """Pixels of an ellipse with half-axes a (along `angle` from the row axis) and b."""
-    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    u = (rows - y) * np.cos(angle) + (columns - x) * np.sin(angle)
-    v = (columns - x) * np.cos(angle) - (rows - y) * np.sin(angle)
-    return (u / a) ** 2 + (v / b) ** 2 <= 1
 
 
 def draw_labels() -> np.ndarray:
