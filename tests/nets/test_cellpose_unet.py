@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cellweave.core.errors import InputError
 from cellweave.nets.cellpose_unet import CellposeUNet, Scale
 
 
@@ -149,18 +148,3 @@ def test_new_weights_are_lecun_uniform() -> None:
     limit = (3 / (128 * 9)) ** 0.5
     assert 0.99 * limit < weight.abs().max() <= limit
     assert weight.std().item() == pytest.approx((1 / (128 * 9)) ** 0.5, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((1, 2, 250, 250), "tile is 250 x 250; .*multiples of 8; pad it to 256 x 256"),
-        ((1, 2, 16, 7), "pad it to 16 x 8"),
-        ((1, 2, 0, 8), "pad it to 8 x 8"),
-        ((1, 3, 16, 16), r"takes \(B, 2, Y, X\)"),
-        ((2, 16, 16), r"takes \(B, 2, Y, X\)"),
-    ],
-)
-def test_refusal_gives_the_facts_and_the_remedy(shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        random_net()(torch.zeros(shape))

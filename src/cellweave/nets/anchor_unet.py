@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellweave.core.errors import InputError
 from cellweave.core.output import NetOutput
+from cellweave.nets.features import check_input, pooled_style
 
 ANCHOR_COUNT, BOX_NUMBERS = 3, 6
 """Anchors in each cell of the grid of boxes, and numbers of each: ty, tx, th, tw, objectness logit, class logit."""
@@ -205,22 +205,14 @@ class AnchorUNet(nn.Module):
             x = up(x, skip)
             if k == 1 and self.box_head is not None:
                 boxes = self.box_head(x).float().unflatten(1, (ANCHOR_COUNT, BOX_NUMBERS))
-        return NetOutput(_enlarge(self.head(x).float()), self._style(features), boxes)
+        return NetOutput(_enlarge(self.head(x).float()), pooled_style(features[1:]), boxes)
 
     def style(self, x: Tensor) -> Tensor:
         """The style of `forward`, (B, sum(widths)), in a part of its time."""
-        return self._style(self._encode(x))
-
-    def _style(self, features: list[Tensor]) -> Tensor:
-        return F.normalize(torch.cat([f.float().mean(dim=(2, 3)) for f in features[1:]], dim=1), dim=1)
+        return pooled_style(self._encode(x)[1:])
 
     def _encode(self, x: Tensor) -> list[Tensor]:
-        sides = x.shape[2:]
-        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in sides or any(n % self.stride for n in sides):
-            raise InputError(
-                f"input is {tuple(x.shape)}; this net needs (B, {self.in_channels}, Y, X) "
-                f"with Y and X multiples of {self.stride}; pad the image"
-            )
+        check_input(x, self.in_channels, self.stride)
         features: list[Tensor] = self.encoder(x)
         return features
 

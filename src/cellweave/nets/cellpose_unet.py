@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellweave.core.errors import InputError
 from cellweave.core.output import NetOutput
+from cellweave.nets.features import check_input, pooled_style
 
 
 class NormConv(nn.Sequential):
@@ -135,37 +135,20 @@ class CellposeUNet(nn.Module):
             For another number of channels, or sides that are no multiples of `stride`.
         """
         skips = self._encode(x)
-        x, style = skips[-1], self._style(skips)
+        x, style = skips[-1], pooled_style(skips[-1:])
         for scale, skip in zip(reversed(self.up), reversed(skips), strict=True):
             x = scale(x if skip is skips[-1] else F.interpolate(x, scale_factor=2.0), skip, style)
         return NetOutput(self.head(x).float(), style)
 
     def style(self, x: Tensor) -> Tensor:
         """The style of `forward`, (B, widths[-1]) float32, at about half its time."""
-        return self._style(self._encode(x))
-
-    def _style(self, skips: list[Tensor]) -> Tensor:
-        return F.normalize(skips[-1].float().mean(dim=(2, 3)), dim=1)
+        return pooled_style(self._encode(x)[-1:])
 
     def _encode(self, x: Tensor) -> list[Tensor]:
         """Features of every scale on the way down, finest first."""
-        self._check(x)
+        check_input(x, self.in_channels, self.stride)
         skips: list[Tensor] = []
         for scale in self.down:
             x = scale(F.max_pool2d(x, 2) if skips else x)
             skips.append(x)
         return skips
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise InputError(
-                f"input of shape {tuple(x.shape)}: this network takes (B, {self.in_channels}, Y, X); "
-                f"choose {self.in_channels} channels, or a model made for other ones"
-            )
-        height, width = x.shape[2:]
-        if height % self.stride or width % self.stride or 0 in (height, width):
-            need = [max(1, -(-side // self.stride)) * self.stride for side in (height, width)]
-            raise InputError(
-                f"tile is {height} x {width}; this network needs multiples of {self.stride}; "
-                f"pad it to {need[0]} x {need[1]}"
-            )

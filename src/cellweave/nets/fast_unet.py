@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellweave.core.errors import InputError
 from cellweave.core.output import NetOutput
+from cellweave.nets.features import check_input, pooled_style
 
 
 class Residual(nn.Module):
@@ -75,23 +74,15 @@ class FastUNet(nn.Module):
         x = skips[-1]
         for skip, narrow, stage in reversed(list(zip(skips[:-1], self.narrow, self.decoder, strict=True))):
             x = stage(F.interpolate(narrow(x), scale_factor=2.0, mode="nearest") + skip)
-        return NetOutput(F.pixel_shuffle(self.head(x), 2), self._style(skips))
+        return NetOutput(F.pixel_shuffle(self.head(x), 2), pooled_style(skips))
 
     def style(self, x: Tensor) -> Tensor:
         """The style of `forward`, (B, sum(widths)), at about half its time."""
-        return self._style(self._encode(x))
-
-    def _style(self, skips: list[Tensor]) -> Tensor:
-        return F.normalize(torch.cat([s.float().mean(dim=(2, 3)) for s in skips], dim=1), dim=1)
+        return pooled_style(self._encode(x))
 
     def _encode(self, x: Tensor) -> list[Tensor]:
         """Features of the four scales, finest first."""
-        sides = x.shape[2:]
-        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in sides or any(n % self.stride for n in sides):
-            raise InputError(
-                f"input is {tuple(x.shape)}; this net needs (B, {self.in_channels}, Y, X) "
-                f"with Y and X multiples of {self.stride}; pad the image"
-            )
+        check_input(x, self.in_channels, self.stride)
         x = F.pixel_unshuffle(x, 2)
         skips: list[Tensor] = []
         for k, stage in enumerate(self.encoder):

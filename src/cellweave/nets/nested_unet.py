@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cellweave.core.errors import InputError
 from cellweave.core.output import NetOutput
+from cellweave.nets.features import check_input, pooled_style
 
 NORM_EPSILON = 1e-3
 
@@ -246,22 +246,14 @@ class NestedUNet(nn.Module):
             for i in range(len(rows) - j):
                 below = F.interpolate(rows[i + 1][j - 1], scale_factor=2.0, mode="nearest")
                 rows[i].append(self.nodes[f"{i}_{j}"](torch.cat([*rows[i], below], dim=1)))
-        return NetOutput(F.pixel_shuffle(self.head(rows[0][-1]), 2), self._style(features))
+        return NetOutput(F.pixel_shuffle(self.head(rows[0][-1]), 2), pooled_style(features))
 
     def style(self, x: Tensor) -> Tensor:
         """The style of `forward`, (B, sum(widths)), in a part of its time."""
-        return self._style(self._encode(x))
-
-    def _style(self, features: list[Tensor]) -> Tensor:
-        return F.normalize(torch.cat([f.float().mean(dim=(2, 3)) for f in features], dim=1), dim=1)
+        return pooled_style(self._encode(x))
 
     def _encode(self, x: Tensor) -> list[Tensor]:
-        sides = x.shape[2:]
-        if x.ndim != 4 or x.shape[1] != self.in_channels or 0 in sides or any(n % self.stride for n in sides):
-            raise InputError(
-                f"input is {tuple(x.shape)}; this net needs (B, {self.in_channels}, Y, X) "
-                f"with Y and X multiples of {self.stride}; pad the image"
-            )
+        check_input(x, self.in_channels, self.stride)
         features: list[Tensor] = self.encoder(x)
         return features
 
