@@ -65,10 +65,14 @@ def test_folders(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         f"{name}_{end}" for name in "ab" for end in ("cytoplasm_labels.tif", "linked.csv", "matched_nuclei_labels.tif")
     ]
-    (tmp_path / "n" / "b_nuclei.png").unlink()
+    (tmp_path / "n" / "b_nuclei.png").rename(tmp_path / "n" / "a_mask.png")
     done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")
     assert done.status == 1
-    assert "nothing for b" in done.err
+    assert "a_mask.png and a_nuclei.png have one name" in done.err
+    (tmp_path / "n" / "a_mask.png").unlink()
+    done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")
+    assert done.status == 1
+    assert "no file for b" in done.err
 
 
 def test_films(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells: NDArray[np.int32]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Set
 from pathlib import Path
 
 from rich.console import Console
 
 from cellweave.cli.batch import COUNTS, ENCODING
+from cellweave.cli.pairing import check_partners, files_by_name, is_file, name_of
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
 from cellweave.core.progress import console_progress
@@ -32,9 +32,9 @@ def run(predicted: Path, truth: Path, out: Path | None) -> None:
     folder = make_output_folder(out) if out else None
     with console_progress():
         result = evaluate(
-            [read_labels(t) for _, t in pairs],
-            [read_labels(p) for p, _ in pairs],
-            names=[_key(t) for _, t in pairs],
+            [read_labels(t) for _, _, t in pairs],
+            [read_labels(p) for _, p, _ in pairs],
+            names=[name for name, _, _ in pairs],
         )
     Console().print(as_table(result))
     if folder:
@@ -57,7 +57,7 @@ def run_points(predicted: Path, truth: Path, out: Path | None, radius: float) ->
     if len(found) == len(expected) == 1:
         counts = {name: counts[before] for name, before in zip(expected, found, strict=True)}
         found = dict(zip(expected, found.values(), strict=True))
-    _check_partners(predicted, "points", found.keys(), expected.keys(), "_points")
+    check_partners(predicted, "points", found.keys(), expected.keys(), "_points")
     if not expected:
         raise InputError(f"{truth}: no image in it is annotated")
     folder = make_output_folder(out) if out else None
@@ -87,42 +87,10 @@ def _counts(folder: Path) -> dict[str, float]:
         raise InputError(f"{table} is damaged ({error!r}); count again with --overwrite") from error
 
 
-def _check_partners(path: Path, what: str, found: Set[str], expected: Set[str], endings: str) -> None:
-    missing = sorted(expected - found)
-    if missing:
-        raise InputError(
-            f"{path}: no {what} for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; "
-            f"names must agree up to {endings} and the suffix"
-        )
-
-
-def _pairs(predicted: Path, truth: Path) -> list[tuple[Path, Path]]:
-    if _is_file(predicted) and _is_file(truth):
-        return [(predicted, truth)]
-    found, expected = _by_key(predicted), _by_key(truth)
-    _check_partners(predicted, "labels", found.keys(), expected.keys(), "_labels, _masks")
-    return [(found[key], expected[key]) for key in sorted(expected)]
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() or path.suffix.lower() == ".zarr"
-
-
-def _by_key(path: Path) -> dict[str, Path]:
-    if _is_file(path):
-        return {_key(path): path}
-    if not path.is_dir():
-        raise InputError(f"{path}: there is no such file or folder")
-    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    labels = [p for p in files if p.stem.endswith(ENDINGS)] or files
-    if not labels:
-        raise InputError(f"{path}: no label image in this folder; they end in {', '.join(SUFFIXES)}")
-    return {_key(p): p for p in labels}
-
-
-def _key(path: Path) -> str:
-    stem = path.stem
-    for ending in ENDINGS:
-        if stem.endswith(ending):
-            return stem.removesuffix(ending)
-    return stem
+def _pairs(predicted: Path, truth: Path) -> list[tuple[str, Path, Path]]:
+    """Name, predicted and true labels."""
+    if is_file(predicted) and is_file(truth):
+        return [(name_of(truth, ENDINGS), predicted, truth)]
+    found, expected = (files_by_name(path, SUFFIXES, ENDINGS) for path in (predicted, truth))
+    check_partners(predicted, "labels", found.keys(), expected.keys(), "_labels, _masks")
+    return [(name, found[name], expected[name]) for name in sorted(expected)]

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cellweave.cli.batch import IMAGE_SUFFIXES, PLAIN
 from cellweave.cli.film import LabelStore
+from cellweave.cli.pairing import check_partners, files_by_name, is_file, name_of
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
 from cellweave.core.image import Image
@@ -27,7 +28,7 @@ def run(nuclei: Path, cells: Path, out: Path, image: Path | None, least_share: f
     InputError
         When a file has no partner, or sizes differ; names the file.
     """
-    names = _paired(nuclei, cells, *([image] if image else []))
+    names = _paired(nuclei, cells, image)
     folder = make_output_folder(out)
     console = Console(stderr=True)
     for name, (nucleus_file, cell_file, *image_files) in names.items():
@@ -72,38 +73,13 @@ def _one(nucleus_file: Path, cell_file: Path, image: Image | None, stem: Path, l
     return table
 
 
-def _paired(*paths: Path) -> dict[str, list[Path]]:
+def _paired(nuclei: Path, cells: Path, image: Path | None) -> dict[str, list[Path]]:
     """Files by the name they share; files given alone belong together whatever their names."""
-    if all(_is_file(path) for path in paths):
-        return {_key(paths[1]): list(paths)}
-    found = [_by_key(path) for path in paths]
+    paths = [nuclei, cells, *([image] if image else [])]
+    if all(is_file(path) for path in paths):
+        return {name_of(cells, ENDINGS): paths}
+    found = [files_by_name(path, IMAGE_SUFFIXES, ENDINGS, labels=path is not image) for path in paths]
+    expected = found[1].keys()
     for path, files in zip(paths, found, strict=True):
-        missing = sorted(set(found[1]) - set(files))
-        if missing:
-            raise InputError(
-                f"{path}: nothing for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}; names must "
-                f"agree up to {', '.join(ENDINGS)} and the suffix"
-            )
-    return {key: [files[key] for files in found] for key in sorted(found[1])}
-
-
-def _is_file(path: Path) -> bool:
-    return path.is_file() or path.suffix.lower() == ".zarr"
-
-
-def _by_key(path: Path) -> dict[str, Path]:
-    if _is_file(path):
-        return {_key(path): path}
-    if not path.is_dir():
-        raise InputError(f"{path}: there is no such file or folder")
-    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    if not files:
-        raise InputError(f"{path}: no file in this folder that cellweave reads")
-    return {_key(p): p for p in files}
-
-
-def _key(path: Path) -> str:
-    stem = path.stem.removesuffix(".ome")
-    while ending := next((e for e in ENDINGS if stem.endswith(e) and stem != e), None):
-        stem = stem.removesuffix(ending)
-    return stem
+        check_partners(path, "file", files.keys(), expected, ", ".join(ENDINGS))
+    return {name: [files[name] for files in found] for name in sorted(expected)}
