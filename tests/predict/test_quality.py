@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from cellweave.predict.quality import choose_branch, quality
+from cellweave.predict.quality import LOWEST, MARGIN, choose_branch, fit_thresholds, quality
 
 Probabilities = NDArray[np.float32]
 maps = arrays(
@@ -102,3 +102,25 @@ def test_a_surer_branch_is_not_dropped(awf: float, omni: float, more: float) -> 
         assert choose_branch(awf, min(1.0, omni + more)) == "omnipose"
     else:
         assert choose_branch(min(1.0, awf + more), omni) == "awf"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), qualities, qualities), min_size=1, max_size=30))
+def test_fitted_thresholds_are_never_worse_than_the_papers(rows: list[tuple[float, float, float, float]]) -> None:
+    f1, sure = np.array(rows)[:, :2].T, np.array(rows)[:, 2:].T
+
+    def mean(lowest: float, margin: float) -> float:
+        chosen = [choose_branch(a, o, lowest=lowest, margin=margin) == "omnipose" for a, o in sure.T]
+        return float(np.where(chosen, f1[1], f1[0]).mean())
+
+    fitted = fit_thresholds(f1, sure)
+    assert fitted == (LOWEST, MARGIN) or mean(*fitted) > mean(LOWEST, MARGIN) + 0.0019
+
+
+def test_thresholds_are_found() -> None:
+    """Omnipose is the better one just where the watershed branch is less sure than 0.7."""
+    rng = np.random.default_rng(0)
+    awf = rng.uniform(0.55, 0.95, 200)
+    f1 = np.stack([np.full(200, 0.6), np.where(awf < 0.7, 0.9, 0.2)])
+    lowest, margin = fit_thresholds(f1, np.stack([awf, awf]))
+    assert lowest == pytest.approx(0.7, abs=0.011)
+    assert margin == MARGIN

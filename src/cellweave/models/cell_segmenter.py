@@ -29,6 +29,8 @@ OMNIPOSE, GENERAL = "omnipose", "general"
 BRANCHES = (*MODALITIES, GENERAL, OMNIPOSE)
 PROBABILITY = "probability"
 """Name of the map that tells whether a pixel belongs to a cell."""
+LOWEST, MARGIN = 0.8, 0.05
+"""The paper's thresholds of the quality estimator, Sec. 2.2.3."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,20 @@ class CellSegmenter:
         (`cellweave.prep.modality`), ``general`` for those that have no model of their own. ``omnipose`` is for
         elongated cells: it runs on grayscale images beside the other, and the one that is surer of itself counts
         (`cellweave.predict.quality`).
+    lowest, margin
+        Confidence, in 0..1, under which a grayscale image's own branch is not believed, and by how much ``omnipose``
+        must be surer of itself to count.
     name, card
         As of a `Segmenter`; each branch has its own, too.
     hash
-        SHA-256 of the branches' names and hashes; empty for a model that was never saved.
+        SHA-256 of the branches' names and hashes, and of thresholds that are not the paper's; empty for a model that was
+        never saved.
 
     Raises
     ------
     InputError
-        For other names, when no branch is there for a modality, or one has no map of the probability of cells.
+        For other names, when no branch is there for a modality, one has no map of the probability of cells, or a
+        threshold is not in 0..1.
 
     References
     ----------
@@ -61,8 +68,14 @@ class CellSegmenter:
     name: str = "unnamed"
     card: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
+    lowest: float = LOWEST
+    margin: float = MARGIN
 
     def __post_init__(self) -> None:
+        if not (0 <= self.lowest <= 1 and 0 <= self.margin <= 1):
+            raise InputError(
+                f"model '{self.name}': lowest is {self.lowest}, margin {self.margin}; both must be between 0 and 1"
+            )
         known = ", ".join(BRANCHES)
         for branch, model in self.branches.items():
             if branch not in BRANCHES:
@@ -107,9 +120,10 @@ class CellSegmenter:
                 inside.mkdir(parents=True)
                 saved[name] = branch.write(inside)
                 hashes[name] = sha256(inside / SETTINGS)
-            model = replace(self, branches=saved, hash=_hash(saved))
+            model = replace(self, branches=saved, hash=self._hash(saved))
+            thresholds = {"lowest": self.lowest, "margin": self.margin}
             settings = {"format": FORMAT, "kind": KIND, "name": self.name, "branches": hashes, "card": self.card}
-            write_settings(temporary, settings)
+            write_settings(temporary, settings | thresholds)
             (temporary / CARD).write_text(model.card_text(), encoding="utf-8")
         return model
 
@@ -133,7 +147,15 @@ class CellSegmenter:
                     raise ModelError(f"model folder {root}: '{name}' is not the name of a branch; update cellweave")
                 check_file(root, f"{name}/{SETTINGS}", expected)  # which holds the hash of the weights
                 branches[name] = Segmenter.load(root / name)
-            return cls(branches, settings["name"], settings["card"], _hash(branches))
+            thresholds = {name: settings[name] for name in ("lowest", "margin") if name in settings}
+            model = cls(branches, settings["name"], settings["card"], **thresholds)
+            return replace(model, hash=model._hash(branches))
+
+    def _hash(self, branches: dict[str, Segmenter]) -> str:
+        lines = [f"{name} {branches[name].hash}" for name in BRANCHES if name in branches]
+        if (self.lowest, self.margin) != (LOWEST, MARGIN):
+            lines.append(f"{self.lowest} {self.margin}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def card_text(self) -> str:
         """The model card, in Markdown, with the cards of the branches."""
@@ -142,6 +164,8 @@ class CellSegmenter:
             "Branches": ", ".join(self.branches),
             "Branches (SHA-256)": self.hash,
         }
+        if OMNIPOSE in self.branches:
+            facts["Omnipose counts"] = f"where C(own) < {self.lowest:g} or C(omnipose) - C(own) > {self.margin:g}"
         lines = [f"# Model card: {self.name}", "", *card_lines(facts | self.card)]
         for name, branch in self.branches.items():
             rest = branch.card_text().splitlines()[1:]
@@ -156,8 +180,3 @@ class CellSegmenter:
 def is_cell_segmenter(folder: Path) -> bool:
     """Whether a folder says that it holds one; not whether it is whole."""
     return kind_of(folder) == KIND
-
-
-def _hash(branches: dict[str, Segmenter]) -> str:
-    text = "\n".join(f"{name} {branches[name].hash}" for name in BRANCHES if name in branches)
-    return hashlib.sha256(text.encode()).hexdigest()

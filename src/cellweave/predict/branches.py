@@ -11,7 +11,7 @@ from cellweave.core.image import Image
 from cellweave.models import CellSegmenter, Segmenter
 from cellweave.models.cell_segmenter import OMNIPOSE, PROBABILITY
 from cellweave.predict.maps import predict_maps
-from cellweave.predict.quality import LOWEST, MARGIN, choose_branch, quality
+from cellweave.predict.quality import choose_branch, quality
 from cellweave.prep import Channels
 from cellweave.prep.modality import ModalityStatistics
 from cellweave.representations.base import Maps
@@ -52,7 +52,8 @@ def choose(
     """Run the models that an image calls for, and choose one.
 
     The model of the image's modality runs always; on grayscale images the Omnipose branch too, if there is one, and
-    counts where ``C(AWF) < 0.8`` or ``C(Omni) - C(AWF) > 0.05``, C being the mean foreground confidence.
+    counts where ``C(AWF) < 0.8`` or ``C(Omni) - C(AWF) > 0.05``, C being the mean foreground confidence, and these two
+    thresholds those of the system.
 
     Parameters
     ----------
@@ -79,8 +80,11 @@ def choose(
             image, model, diameter=diameter, channels=channels, device=device, augment=augment, tile=tile
         )
         found[name] = quality(foreground(model, kept[name]))
-    chosen = OMNIPOSE if both and choose_branch(found[own], found[OMNIPOSE]) == "omnipose" else own
-    why = f"{seen.modality} image, as {seen.why}; {_reason(own, found)}"
+    chosen = own
+    if both:
+        taken = choose_branch(found[own], found[OMNIPOSE], lowest=system.lowest, margin=system.margin)
+        chosen = OMNIPOSE if taken == "omnipose" else own
+    why = f"{seen.modality} image, as {seen.why}; {_reason(own, found, system)}"
     return Branch(seen.modality, chosen, found, why), kept[chosen]
 
 
@@ -90,17 +94,17 @@ def foreground(model: Segmenter, maps: Maps) -> NDArray[np.float32]:
     return probability
 
 
-def _reason(own: str, found: dict[str, float]) -> str:
+def _reason(own: str, found: dict[str, float], system: CellSegmenter) -> str:
     """What decided between the branches that ran, in words and numbers."""
     if OMNIPOSE not in found:
         return f"{own} is the only branch for such images"
-    awf, omni = found[own], found[OMNIPOSE]
+    awf, omni, lowest, margin = found[own], found[OMNIPOSE], system.lowest, system.margin
     said = f"the confidence of {own} is {awf:.3f}, that of {OMNIPOSE} {omni:.3f}, and so {{}} counts, as {{}}"
     if awf == 0:
         sees = f"{own} sees no cell, and {OMNIPOSE}"
-        return said.format(*((OMNIPOSE, f"{sees} is sure") if omni >= LOWEST else (own, f"{sees} is not sure")))
-    if awf < LOWEST:
-        return said.format(OMNIPOSE, f"that of {own} is under {LOWEST:g}")
-    if omni - awf > MARGIN:
-        return said.format(OMNIPOSE, f"the difference is over {MARGIN:g}")
-    return said.format(own, f"it has {LOWEST:g} or more, and {OMNIPOSE} is not over {MARGIN:g} above it")
+        return said.format(*((OMNIPOSE, f"{sees} is sure") if omni >= lowest else (own, f"{sees} is not sure")))
+    if awf < lowest:
+        return said.format(OMNIPOSE, f"that of {own} is under {lowest:g}")
+    if omni - awf > margin:
+        return said.format(OMNIPOSE, f"the difference is over {margin:g}")
+    return said.format(own, f"it has {lowest:g} or more, and {OMNIPOSE} is not over {margin:g} above it")

@@ -25,6 +25,7 @@ from cellweave.models.imagenet_weights import load_imagenet_encoder
 from cellweave.nets import AnchorUNet
 from cellweave.prep.modality import modality
 from cellweave.train.api import MODEL, Data, described, examples_of, figures, split, start
+from cellweave.train.branch_choice import with_fitted_thresholds
 from cellweave.train.config import TrainConfig
 from cellweave.train.samples import Example
 from cellweave.train.self_training import (
@@ -78,7 +79,8 @@ def train_cell_segmenter(
     5. ``omnipose``: the general model turned to `DistanceFlows`, trained on the labelled grayscale images; none with
        fewer than 8.
 
-    They are put together in ``model/``.
+    They are put together in ``model/``. Where 16 or more grayscale images are held out, the thresholds that choose
+    between the two branches of such images are fitted on them (`fit_thresholds`).
 
     Parameters
     ----------
@@ -168,6 +170,7 @@ def train_cell_segmenter(
     facts["Branches"] = rows
 
     model = CellSegmenter(branches, name=config.out.resolve().name)
+    model = with_fitted_thresholds(model, judged["grayscale"], device=config.device)
     if held_out:
         facts["Figures on the validation images"] = figures(model, held_out, config.device)
         kinds = [replace(e, group=kind) for kind, examples in judged.items() for e in examples]
