@@ -126,6 +126,7 @@ def test_select_keeps_the_axes_that_are_not_named() -> None:
     np.testing.assert_array_equal(np.asarray(at_depth), data[:, :, 3])
     np.testing.assert_array_equal(at_depth.plane(t=1).read(slice(1, 3)), data[1, :, 3, 1:3])
     np.testing.assert_array_equal(np.asarray(image.select(t=0, z=1)), data[0, :, 1])
+    np.testing.assert_array_equal(np.asarray(image.select(t=np.int64(1), z=np.uint8(2))), data[1, :, 2])
     with pytest.raises(InputError, match=r"z=4 is outside 0\.\.3"):
         image.select(z=4)
     with pytest.raises(InputError, match=r"t=1 is outside 0\.\.0"):

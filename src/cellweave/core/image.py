@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -178,7 +179,7 @@ class Image:
         InputError
             When the index is outside the image.
         """
-        chosen = {axis: index for axis, index in (("T", t), ("Z", z)) if index is not None}
+        chosen = {axis: operator.index(index) for axis, index in (("T", t), ("Z", z)) if index is not None}
         for axis, index in chosen.items():
             if not 0 <= index < self.size(axis):
                 raise InputError(
