@@ -31,15 +31,13 @@ from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.progress import report
 from cellweave.metrics import match
 from cellweave.models import CellSegmenter, load_model
-from cellweave.models.cell_segmenter import OMNIPOSE
-from cellweave.predict import predict_maps
-from cellweave.predict.branches import foreground
-from cellweave.predict.quality import LOWEST, MARGIN, quality
+from cellweave.predict.quality import LOWEST, MARGIN, choose_branch, fit_thresholds
 from cellweave.prep.modality import MODALITIES, modality
 from cellweave.representations import DiffusionFlows, DistanceFlows
 from cellweave.simulate import RECIPES, Recipe, picture
 from cellweave.simulate.recipes import LayoutRange, ShapeRange
 from cellweave.train import Example
+from cellweave.train.branch_choice import judge_branches
 from foundation import seconds
 from generalist import held_out
 from peer import OMNIPOSE as PACKAGE
@@ -178,19 +176,25 @@ class Compared:
     f1: NDArray[np.float64]
     quality: NDArray[np.float64]
 
-    def omnipose(self, lowest: float = LOWEST, margin: float = MARGIN) -> NDArray[np.bool_]:
-        """(n,): where the quality estimator takes Omnipose, as `choose_branch` with these thresholds."""
-        watershed, omnipose = self.quality
-        found = (watershed < lowest) | (omnipose - watershed > margin)
-        return np.where(watershed == 0, omnipose >= lowest, found)
+    def omnipose(self, lowest: float, margin: float) -> NDArray[np.bool_]:
+        """(n,): where the quality estimator takes Omnipose with these thresholds."""
+        taken = [choose_branch(awf, omni, lowest=lowest, margin=margin) == "omnipose" for awf, omni in self.quality.T]
+        return np.array(taken, bool)
 
-    def chosen_f1(self, lowest: float = LOWEST, margin: float = MARGIN) -> NDArray[np.float64]:
-        """(n,): F1 of the branch that the estimator takes."""
-        return np.where(self.omnipose(lowest, margin), self.f1[1], self.f1[0])
+    def cross_fitted(self) -> NDArray[np.bool_]:
+        """(n,): the same with thresholds that were fitted on the other images: every second one on those between."""
+        taken, odd = np.empty(len(self.real), bool), np.arange(len(self.real)) % 2 == 1
+        for part in (odd, ~odd):
+            taken[part] = self.omnipose(*fit_thresholds(self.f1[:, ~part], self.quality[:, ~part]))[part]
+        return taken
 
-    def right(self, close: float = CLOSE) -> NDArray[np.bool_]:
-        """(n,): where the estimator takes the better branch, or both are equally good."""
-        better = np.where(self.omnipose(), self.f1[1] - self.f1[0], self.f1[0] - self.f1[1])
+    def chosen_f1(self, omnipose: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(n,): F1 of the branch that was taken."""
+        return np.where(omnipose, self.f1[1], self.f1[0])
+
+    def right(self, omnipose: NDArray[np.bool_], close: float) -> NDArray[np.bool_]:
+        """(n,): where the better branch was taken, or both are equally good."""
+        better = np.where(omnipose, self.f1[1] - self.f1[0], self.f1[0] - self.f1[1])
         return better > -close
 
 
@@ -204,21 +208,14 @@ def compared() -> Compared:
         members += simulated(name, recipe)
     real = np.arange(len(members)) < n_real
     gray = np.array([modality(e.image) == "grayscale" for e in members])
-    f1, sure = [], []
-    chosen = [e for e, is_gray in zip(members, gray, strict=True) if is_gray]
-    for k, example in enumerate(chosen):
-        report("both branches", k, len(chosen), example.name)
-        both = [_one(branch, example) for branch in (model.branch("grayscale"), model.branches[OMNIPOSE])]
-        f1.append([one[0] for one in both])
-        sure.append([one[1] for one in both])
-    report("both branches", len(chosen), len(chosen), "")
-    return Compared(real[gray], np.array(f1).T, np.array(sure).T)
+    return Compared(real[gray], *judge_branches(model, [members[k] for k in np.flatnonzero(gray)]))
 
 
-def _one(branch: Segmenter, example: Example) -> tuple[float, float]:
-    """F1 and quality of a branch."""
-    maps = predict_maps(example.image, branch)
-    return match(example.labels, branch.decode_scored(maps)[0], 0.5).f1, quality(foreground(branch, maps))
+@cache
+def fitted_system() -> CellSegmenter:
+    """The system with thresholds of the quality estimator that were fitted on all images of `compared`."""
+    lowest, margin = fit_thresholds(compared().f1, compared().quality)
+    return replace(system(), lowest=lowest, margin=margin)
 
 
 def quality_estimator() -> Iterator[Row]:
@@ -231,24 +228,42 @@ def quality_estimator() -> Iterator[Row]:
             name = f"mean quality of {branch} on images where {title} is better"
             against = f"paper: {paper}; {np.count_nonzero(where)} images"
             yield Row(name, _mean(found.quality[k][where]), "", against, **row)
-    name = "the estimator takes the better branch: share of images"
+    fitted = f"thresholds fitted on the other half of the images (on all: {thresholds(found)})"
+    yield from choices(found, "estimator", found.cross_fitted(), fitted, row, wanted=True)
+    yield from choices(found, "estimator, the paper's thresholds", found.omnipose(LOWEST, MARGIN), "", row)
+
+
+def thresholds(found: Compared) -> str:
+    lowest, margin = fit_thresholds(found.f1, found.quality)
+    return f"{lowest:g} and {margin:g}"
+
+
+def choices(
+    found: Compared, title: str, omnipose: NDArray[np.bool_], how: str, row: dict[str, object], *, wanted: bool = False
+) -> Iterator[Row]:
+    """How good the choices of an estimator are."""
+    better, how = found.f1[1] > found.f1[0], f"; {how}" if how else ""
     differ = np.abs(found.f1[1] - found.f1[0]) > CLOSE
-    for title, some in (("", differ), (", real ones", differ & found.real), (", simulated ones", differ & ~found.real)):
+    name = f"{title}: better branch taken, share of images"
+    for part, some in (("", differ), (", real ones", differ & found.real), (", simulated ones", differ & ~found.real)):
+        always = max(_mean(better[some]), 1 - _mean(better[some]))
         against = (
             f"{np.count_nonzero(some)} images whose branches differ by over {CLOSE:g} F1; Omnipose taken in "
-            f"{_mean(found.omnipose()[some]):.2f}, better in {_mean(better[some]):.2f} of them"
+            f"{_mean(omnipose[some]):.2f}, better in {_mean(better[some]):.2f} of them; always the same branch: "
+            f"{always:.3f}{how}"
         )
-        least = None if title else 0.8
-        yield Row(f"{name}{title}", _mean(found.right(0)[some]), "", against, at_least=least, **row)
-    for title, close in (("like ones count as right", CLOSE), ("the smallest difference counts", 0.0)):
-        yield Row(f"{name}, all of them, {title}", _mean(found.right(close)), "", trained_for(), **row)
-    mean = float(found.chosen_f1().mean())
+        least = 0.8 if wanted and not part else None
+        yield Row(f"{name}{part}", _mean(found.right(omnipose, 0)[some]), "", against, at_least=least, **row)  # type: ignore[arg-type]
+    for part, close in (("like ones count as right", CLOSE), ("the smallest difference counts", 0.0)):
+        value = _mean(found.right(omnipose, close))
+        yield Row(f"{name}, all of them, {part}", value, "", trained_for(), **row)  # type: ignore[arg-type]
+    mean = float(found.chosen_f1(omnipose).mean())
     ideal = float(found.f1.max(axis=0).mean())
-    yield Row("estimator: mean F1@0.5", mean, "", f"always the better branch: {ideal:.3f}", **row)
+    yield Row(f"{title}: mean F1@0.5", mean, "", f"always the better branch: {ideal:.3f}{how}", **row)  # type: ignore[arg-type]
     for k, branch in enumerate(PAPER_QUALITY):
         always = float(found.f1[k].mean())
-        name, against = f"estimator less always {branch}: mean F1@0.5", f"always {branch}: {always:.3f}"
-        yield Row(name, mean - always, "", against, at_least=ABOVE, **row)
+        name, against = f"{title} less always {branch}: mean F1@0.5", f"always {branch}: {always:.3f}"
+        yield Row(name, mean - always, "", against, at_least=ABOVE if wanted else None, **row)  # type: ignore[arg-type]
 
 
 def quality_thresholds() -> Iterator[Row]:
@@ -256,9 +271,10 @@ def quality_thresholds() -> Iterator[Row]:
     found = compared()
     row = {"data": described(found), "split": "val", "seed": SEED}
     for lowest, margin in [(v, MARGIN) for v in LOWESTS] + [(LOWEST, v) for v in MARGINS]:
-        f1, share = found.chosen_f1(lowest, margin).mean(), found.omnipose(lowest, margin).mean()
-        against = f"paper: {LOWEST:g} and {MARGIN:g}; Omnipose taken in {share:.2f} of the images"
-        yield Row(f"estimator with {lowest:g} and {margin:g}: mean F1@0.5", float(f1), "", against, **row)
+        omnipose = found.omnipose(lowest, margin)
+        against = f"paper: {LOWEST:g} and {MARGIN:g}; Omnipose taken in {omnipose.mean():.2f} of the images"
+        f1 = float(found.chosen_f1(omnipose).mean())
+        yield Row(f"estimator with {lowest:g} and {margin:g}: mean F1@0.5", f1, "", against, **row)
 
 
 def trained_for() -> str:
@@ -281,7 +297,7 @@ def _mean(values: NDArray[np.bool_] | NDArray[np.float64]) -> float:
 
 def modalities() -> Iterator[Row]:
     """The whole system on every test split, then on validation images and simulated pictures; by what images show."""
-    model = system()
+    model = fitted_system()
     everything = [e for members in outlined("test").values() for e in members]
     for kind in MODALITIES:
         some = [e for e in everything if modality(e.image) == kind]
@@ -330,7 +346,7 @@ def _beside_embedded(
     if shown and row.get("split") == "test":
         against += f"; paper, {shown}: {PAPER_F1[shown]}"
     elif row.get("split") == "val":
-        against += "; the embedded model's epoch was chosen on them"
+        against += "; thresholds of the estimator, and the embedded model's epoch, were chosen on them"
     return Row(f"{name}: mean F1@0.5", float(f1.mean()), "", against, **row)  # type: ignore[arg-type]
 
 

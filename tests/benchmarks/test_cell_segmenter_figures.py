@@ -107,15 +107,24 @@ def test_the_estimator_is_right_where_it_takes_the_better_branch(figures: Module
     quality[0, :20] = 0
     f1 = rng.random((2, 200))
     found = figures.Compared(np.ones(200, bool), f1, quality)
-    taken = [choose_branch(a, b) == "omnipose" for a, b in quality.T]
-    assert found.omnipose().tolist() == taken
-    assert 0 < np.mean(taken) < 1
-    expected = [b if omnipose else a for (a, b), omnipose in zip(f1.T, taken, strict=True)]
-    assert found.chosen_f1().tolist() == expected
-    assert found.right(0).tolist() == [(b > a) == omnipose for (a, b), omnipose in zip(f1.T, taken, strict=True)]
-    assert found.right(1.1).all()
-    assert (found.chosen_f1(0.0, 1.0) == f1[0])[20:].all()
-    assert (found.chosen_f1(1.1, 1.0) == f1[1])[20:].all()
+    omnipose = found.omnipose(0.8, 0.05)
+    assert omnipose.tolist() == [choose_branch(a, b) == "omnipose" for a, b in quality.T]
+    assert 0 < np.mean(omnipose) < 1
+    expected = [b if taken else a for (a, b), taken in zip(f1.T, omnipose, strict=True)]
+    assert found.chosen_f1(omnipose).tolist() == expected
+    assert found.right(omnipose, 0).tolist() == [(b > a) == taken for (a, b), taken in zip(f1.T, omnipose, strict=True)]
+    assert found.right(omnipose, 1.1).all()
+    assert not found.omnipose(0.0, 1.0)[20:].any()
+    assert found.omnipose(1.1, 1.0)[20:].all()
+
+
+def test_thresholds_are_fitted_on_other_images_than_they_are_used_on(figures: ModuleType) -> None:
+    """Of images with even numbers Omnipose is the better one below 0.6, of odd ones below 0.9."""
+    awf = np.tile(np.linspace(0.52, 0.98, 100), 2).reshape(2, 100).T.ravel()
+    limit = np.where(np.arange(200) % 2, 0.9, 0.6)
+    f1 = np.stack([np.full(200, 0.5), np.where(awf < limit, 0.9, 0.1)])
+    taken = figures.Compared(np.ones(200, bool), f1, np.stack([awf, awf])).cross_fitted()
+    assert taken.tolist() == (awf < np.where(np.arange(200) % 2, 0.6, 0.9)).tolist()
 
 
 def test_long_cells_are_drawn_like_nothing_that_is_trained_on(figures: ModuleType) -> None:
@@ -209,7 +218,7 @@ def test_the_share_of_right_choices_counts_images_whose_branches_differ(
     monkeypatch.setattr(figures, "compared", lambda: figures.Compared(real, f1, quality))
     monkeypatch.setattr(figures, "trained_for", lambda: "")
     rows = {row.name: row.value for row in figures.quality_estimator()}
-    name = "the estimator takes the better branch: share of images"
+    name = "estimator, the paper's thresholds: better branch taken, share of images"
     assert rows[name] == 0.75
     assert rows[f"{name}, real ones"] == 1
     assert rows[f"{name}, simulated ones"] == 0.5

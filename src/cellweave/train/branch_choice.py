@@ -42,7 +42,7 @@ def judge_branches(
 def with_fitted_thresholds(model: CellSegmenter, held_out: Sequence[Example], *, device: str = "auto") -> CellSegmenter:
     """The model with the thresholds that choose best between its branches on these grayscale images.
 
-    They must be held out of all trainings. Without an Omnipose branch, or with fewer than 16 images, it keeps those it has.
+    They must be held out of all trainings. Without an Omnipose branch, or with fewer than 16 images, nothing changes.
     """
     if OMNIPOSE not in model.branches or len(held_out) < FEWEST:
         return model
