@@ -6,12 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 
 from cellweave.core.errors import InputError
+from cellweave.models import Segmenter
 from cellweave.nets import FastUNet
 from cellweave.representations import DiffusionFlows
 from cellweave.train import loop, ranks
@@ -33,6 +38,17 @@ from test_ranks import fit
 out, file = map(Path, sys.argv[2:])
 torch.save(fit(out, file), out / f"rank{ranks.rank()}.pt")
 ranks.leave()
+"""
+
+WHOLE = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from cellweave.train import TrainConfig, loop, train
+loop._validate = lambda *_: 1.0  # of the first process; no epoch is better than the first
+settings = {"batch_size": 2, "crop": 32, "width": 0.0625, "validation": 0.34, "device": "cpu"}
+train(sys.argv[1], TrainConfig(out=Path(sys.argv[2]), epochs=5, patience=1, **settings))
 """
 
 
@@ -62,25 +78,40 @@ def fit(out: Path, file: Path, *, accumulate: int = 1, resume: bool = False) -> 
     return [p.detach() for p in net.parameters()]
 
 
+def twice(script: str, *arguments: Path) -> None:
+    """Run a script in two processes that know of each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = arguments[-1].with_suffix(".py")
+    file.write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", file]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        list(map(str, (*command, *arguments))),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is tested on Linux")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="torchrun with gloo is tested on Linux")
+@on_linux
 def test_two_processes_make_the_steps_of_one_with_twice_the_batches(file: Path, tmp_path: Path) -> None:
     """The same parameters up to the rounding of float32; batch norms keep statistics of their own."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     one = fit(tmp_path / "one", file, accumulate=2)
     torch.set_num_threads(before)
-    out, script = tmp_path / "two", tmp_path / "second.py"
+    out = tmp_path / "two"
     out.mkdir()
-    script.write_text(SECOND)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = [str(c) for c in (*command, Path(__file__).parent, out, file)]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    twice(SECOND, Path(__file__).parent, out, file)
     two, second = (torch.load(out / f"rank{k}.pt", weights_only=True) for k in (0, 1))
     for a, b, c in zip(one, two, second, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
@@ -94,6 +125,21 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batches(file: Path, 
     torch.save(content, out / "checkpoint.pt")
     with pytest.raises(InputError, match="was started with 2 processes, not 1"):
         fit(out, file, resume=True)
+
+
+@pytest.mark.slow
+@on_linux
+def test_two_processes_stop_together(domes: Callable[..., Any], tmp_path: Path) -> None:
+    """From a folder to a model, with images held out, which the first process alone judges by."""
+    (tmp_path / "data").mkdir()
+    for k in range(3):
+        picture, labels = domes(k, (64, 64), 3)
+        tifffile.imwrite(tmp_path / "data" / f"{k}.tif", picture)
+        tifffile.imwrite(tmp_path / "data" / f"{k}_masks.tif", labels.astype(np.uint16))
+    twice(WHOLE, tmp_path / "data", tmp_path / "run")
+    rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    assert Segmenter.load(tmp_path / "run" / "model").card["Validation data"].startswith("1 images")
 
 
 def test_alone_everything_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:

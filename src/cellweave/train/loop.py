@@ -91,7 +91,7 @@ def fit(
     number only, the result is that of an unbroken run.
 
     Started by ``torchrun``, every process takes every n-th batch and the gradients are averaged: the steps are those
-    of one process with `accumulate` times as many batches.
+    of one process with `accumulate` times as many batches. The first process judges, so it alone needs `validation`.
 
     Raises
     ------
@@ -115,6 +115,7 @@ def fit(
         for name in (LOG, BEST, CHECKPOINT):
             (config.out / name).unlink(missing_ok=True)
     source = Source(training, config, representation, device, stream)
+    judging = bool(ranks.from_first(validation is not None, device))
     fixed: list[Batch] = []
     if validation is not None and ranks.rank() == 0:
         fixed += fixed_batches(validation, config, representation)
@@ -131,12 +132,12 @@ def fit(
             )
         _train_epoch(run, source, config, epoch, steps)
         judged = -math.inf
-        if validation is not None:
+        if judging:
             tell = partial(report, "training", (epoch + 1) * steps, config.epochs * steps)
             judged = _validate(run.averaged, representation, fixed, device, tell) if fixed else 0.0
             judged = ranks.from_first(judged, device)
             _check(judged, epoch, config)
-        if validation is None or judged < run.state.best_loss:
+        if not judging or judged < run.state.best_loss:
             run.state.best_loss, run.state.best_epoch = judged, epoch + 1
             save_weights(config.out / BEST, run.averaged.state_dict())
         row = _row(run, config, epoch, steps, judged)
