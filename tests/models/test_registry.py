@@ -74,6 +74,15 @@ def test_a_path_wins_over_a_name(tmp_path: Path, tiny_model: Segmenter, model_fo
     assert load_model("twice").name == "of this folder"
 
 
+def test_a_folder_without_a_model_does_not_hide_a_name(tmp_path: Path, model_folder: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "mine" / "nuclei")
+    for name in ("nuclei", "results"):
+        Path(name).mkdir()
+    assert load_model("nuclei").name == "tiny"
+    with pytest.raises(ModelError, match=r"results.*model\.json is missing"):
+        load_model("results")
+
+
 def test_an_embedded_model_wins_over_the_users(
     tmp_path: Path, model_folder: Path, tiny_model: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,8 +61,8 @@ def list_models() -> list[ModelEntry]:
 def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     """Load a model by name, from a model folder, or from a file of Cellpose 1 to 3 weights.
 
-    A model that is already loaded is returned as it is. A path wins over a name. Each branch of a `CellSegmenter` is a
-    model folder, too.
+    A model that is already loaded is returned as it is. A file or model folder wins over a name, another folder does not.
+    Each branch of a `CellSegmenter` is a model folder, too.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """Where a model lies that is given by name or path; a path wins over a name.
+    """Where a model lies that is given by name or path; a file or model folder wins over a name, another folder does not.
 
     Raises
     ------
@@ -86,22 +86,24 @@ def find_model(model: str | os.PathLike[str]) -> Path:
         When nothing has that name, or a model set; lists what there is.
     """
     path = Path(model)
-    if is_model_set(path if path.exists() else user_folder() / path):
+    if path.is_file() or (path / SETTINGS).is_file():
+        return path
+    known = list_models()
+    found = next((entry for entry in known if entry.name == str(model)), None)
+    if is_model_set(path) or (found is None and is_model_set(user_folder() / path)):
         raise ModelError(
             f"'{model}' is a model set, which picks its models by an image's channels; use it with --model-set, or "
             "give one of the model folders in it"
         )
-    if not path.exists():
-        known = list_models()
-        found = next((entry for entry in known if entry.name == str(model)), None)
-        if found is None:
-            hint = ""
-            if str(model) in CELLPOSE_NAMES:
-                hint = f" (Cellpose's own weights are used when their file lies in {_cellpose_folder()})"
-            names = ", ".join(sorted({entry.name for entry in known}))
-            raise ModelError(f"there is no model or model folder '{model}'{hint}; known models: {names}")
+    if found is not None:
         return found.path
-    return path
+    if path.exists():
+        return path  # of what is not there, reading it tells
+    hint = ""
+    if str(model) in CELLPOSE_NAMES:
+        hint = f" (Cellpose's own weights are used when their file lies in {_cellpose_folder()})"
+    names = ", ".join(sorted({entry.name for entry in known}))
+    raise ModelError(f"there is no model or model folder '{model}'{hint}; known models: {names}")
 
 
 def list_sets() -> list[ModelEntry]:
