@@ -300,9 +300,9 @@ def modalities() -> Iterator[Row]:
     model = fitted_system()
     everything = [e for members in outlined("test").values() for e in members]
     for kind in MODALITIES:
-        some = [e for e in everything if modality(e.image) == kind]
-        row = {"data": f"{len(some)} images that the analyser takes for {kind}", "split": "test"}
-        yield _beside_embedded(model, f"all taken for {kind}", some, "", row)
+        if some := [e for e in everything if modality(e.image) == kind]:
+            row = {"data": f"{len(some)} images that the analyser takes for {kind}", "split": "test"}
+            yield _beside_embedded(model, f"all taken for {kind}", some, "", row)
     for split in ("test", "val"):
         for name, members in outlined(split).items():
             for shown in dict.fromkeys(showing(name, e) for e in members):
