@@ -17,7 +17,7 @@ from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder, write_atomically
 from cellweave.core.progress import console_progress, report
 from cellweave.io import write_overlay
-from cellweave.train.pairs import IMAGE_SUFFIXES
+from cellweave.io.filenames import IMAGE_SUFFIXES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KINDS = ("unlabelled", "phase_points", "samples")

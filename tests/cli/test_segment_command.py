@@ -380,7 +380,16 @@ def test_ome_names_lose_both_suffixes(segment: Run, tmp_path: Path, domes: Calla
 
 
 def test_our_own_outputs_and_labels_are_no_inputs(segment: Run, images: Path) -> None:
-    for name in ("a_masks.png", "a_seg.npy", "a_diagnostics.png", ".hidden.tif", "notes.txt"):
+    neither = (
+        "a_diagnostics.png",
+        "a_counted.png",
+        "a_density.tif",
+        "a_cp_output.png",
+        "a_flows.tif",
+        "a_outlines.png",
+    )
+    labels = ("a_masks.png", "a_Mask.tif", "a_label.png", "a_labels.ome.tif", "a_cp_masks.png", "a_seg.npy")
+    for name in (*neither, *labels, ".hidden.tif", "notes.txt"):
         (images / name).write_bytes(b"")
     first = segment(images, out=images)
     assert first.status == 0, first.err

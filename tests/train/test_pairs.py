@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 
 from cellweave.core.errors import InputError
 from cellweave.core.progress import showing
-from cellweave.train.pairs import check_folder, check_pairs, find_pairs
+from cellweave.train.pairs import check_folder, check_pairs, find_pairs, pictures_below
 
 SHAPE = (40, 56)
 
@@ -164,6 +164,13 @@ def test_by_products_and_hidden_files_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     assert names(tmp_path) == [("x", "x.png", "x_masks.png")]
     assert check_folder(tmp_path).problems == ()
+
+
+def test_unlabelled_images_are_no_results(tmp_path: Path) -> None:
+    for name in ("x.tif", "sub/y.btf", "sub/labels/y.tif", "x_counted.png", "x_density.tif", "x_diagnostics.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert pictures_below(tmp_path) == [tmp_path / "sub/y.btf", tmp_path / "x.tif"]
 
 
 def test_missing_partners_are_reported_and_the_rest_is_used(tmp_path: Path) -> None:

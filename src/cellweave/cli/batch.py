@@ -22,6 +22,7 @@ from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder, sha256, write_atomically
 from cellweave.core.image import Image
 from cellweave.core.progress import console_progress, report
+from cellweave.io.filenames import IMAGE_SUFFIXES, images_in, stem_of
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,6 @@ ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 """File names may hold bytes that are no UTF-8."""
 PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}
 """For lines with file names in them, to be shown as they are."""
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".zarr")
-OUR_ENDINGS = (
-    *("_labels", "_overlay", "_diagnostics", "_masks", "_seg"),
-    *("_counted", "_density", "_unsure"),
-)
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
 def _one(file: Path, stem: Path | None, work: Work[Result], before: Row | None) -> Row:
     """Do one file, or say why not."""
     start = time.monotonic()
-    row: Row = {"file": str(file), "name": stem.name if stem else _stem(file), "status": "done", "sha256": ""}
+    row: Row = {"file": str(file), "name": stem.name if stem else stem_of(file), "status": "done", "sha256": ""}
     try:
         outputs = {stem.with_name(stem.name + end): write for end, write in work.writers.items()} if stem else {}
         if stem and file.exists():
@@ -228,12 +224,12 @@ def film_of(image: Image, text: str | None) -> Image:
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Files named, those of folders (not their sub-folders), and those that patterns match, each once."""
+    """Files named, images of folders (not of their sub-folders), and those that patterns match, each once."""
     found: dict[Path, None] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir() and path.suffix.lower() != ".zarr":
-            inside = [p for p in sorted(path.iterdir()) if _is_image(p)]
+            inside = images_in(path)
             if not inside:
                 raise InputError(f"{path}: no image in this folder; images end in {', '.join(IMAGE_SUFFIXES)}")
             found |= dict.fromkeys(inside)
@@ -247,11 +243,6 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def _is_image(path: Path) -> bool:
-    ours = path.stem.endswith(OUR_ENDINGS) or path.name.startswith(".")
-    return path.suffix.lower() in IMAGE_SUFFIXES and not ours
-
-
 def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A name for each file's outputs: its stem; with suffix, folder or number where another file has that name.
 
@@ -260,7 +251,7 @@ def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> li
     names = {file: str(row["name"]) for file, row in before.items()}
     taken = {name.casefold() for name in names.values()}
     rest = [file for file in files if str(file) not in names]
-    for option in (_stem, _name, lambda file: f"{file.parent.name}_{_name(file)}"):
+    for option in (stem_of, _name, lambda file: f"{file.parent.name}_{_name(file)}"):
         counts = Counter(option(file).casefold() for file in rest)
         free = {
             str(f): option(f) for f in rest if counts[option(f).casefold()] == 1 and option(f).casefold() not in taken
@@ -277,11 +268,3 @@ def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> li
 
 def _name(file: Path) -> str:
     return file.name.replace(".", "_")
-
-
-def _stem(file: Path) -> str:
-    name = file.name
-    for ending in (".ome.tiff", ".ome.tif", ".ome.zarr"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return file.stem

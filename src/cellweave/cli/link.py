@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cellweave.cli.batch import IMAGE_SUFFIXES, PLAIN
+from cellweave.cli.batch import PLAIN
 from cellweave.cli.film import LabelStore
 from cellweave.cli.pairing import check_partners, files_by_name, is_file, name_of
 from cellweave.core.errors import InputError
@@ -16,6 +16,7 @@ from cellweave.core.image import Image
 from cellweave.core.linking import NO_CELL, PARTS, link
 from cellweave.core.measure import Table
 from cellweave.io import read_image, read_label_film, write_label_film, write_labels, write_table
+from cellweave.io.filenames import IMAGE_SUFFIXES
 
 ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_nuclei", "_cells", "_nucleus", "_cell")
 

@@ -15,7 +15,7 @@ from cellweave.core.labels import Labels
 from cellweave.io.pixels import Found, from_array, size_from_resolution
 
 NAME = "PNG, JPEG or BMP"
-SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES: tuple[str, ...] = (".png", ".bmp", ".jpg", ".jpeg")
 
 _PNG, _JPEG, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM"
 _PNG_GRAY, _PNG_PALETTE = 0, 3

@@ -18,23 +18,25 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels, diameters
 from cellweave.core.progress import report
 from cellweave.io import read_image, read_labels
+from cellweave.io.filenames import (
+    IMAGE_SUFFIXES,
+    LOSSY_SUFFIXES,
+    images_in,
+    label_ending,
+    label_precedence,
+    pictures,
+    stem_of,
+)
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".zarr", ".npy", ".png", ".bmp", ".jpg", ".jpeg")
-"""Suffixes of images. Of two images with one name, the suffix that comes first here is taken."""
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
-LABEL_ENDINGS = ("_masks", "_mask", "_labels", "_label", "_cp_masks", "_seg")
-"""What a label file's name adds to that of its image, in the order of precedence; `_seg` for .npy only."""
 IMAGE_ENDINGS = ("_img", "_image")
-BY_PRODUCTS = ("_flows", "_overlay", "_outlines", "_cp_output", "_cp_outlines")
-"""Endings of pictures that cellweave and Cellpose write beside images; they are no images to train on."""
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 LABEL_FOLDERS = ("labels", "masks", "label", "mask")
 
-NAMINGS = """\
+NAMINGS = f"""\
   x.tif or x_img.tif or x_image.tif + x_masks.tif (or _mask, _labels, _label, _cp_masks)
   x.png + x_seg.npy (saved by Cellpose)
   images/x.tif + labels/x.tif (or masks/; the label file may add one of the endings above)
-Images are .tif, .tiff, .zarr, .npy, .png, .bmp, .jpg, .jpeg; labels the same except JPEG."""
+Images are {", ".join(IMAGE_SUFFIXES)}; labels the same except JPEG."""
 LINES_SHOWN = 12
 
 
@@ -295,11 +297,11 @@ def _layouts(folder: Path) -> Iterator[tuple[Path, Path]]:
 def match_folders(image_folder: Path, label_folder: Path) -> tuple[list[Pair], list[Problem]]:
     """Pairs by name, in the order of the images' names, and what has no partner."""
     together = image_folder == label_folder
-    images = [p for p in pictures(image_folder) if not (together and _ending(p))]
+    images = images_in(image_folder) if together else pictures(image_folder)
     images.sort(key=lambda p: (stem_of(p), IMAGE_SUFFIXES.index(p.suffix.lower()), p.name))
-    marked = [p for p in pictures(label_folder) if _ending(p) or not together]
+    marked = [p for p in pictures(label_folder) if label_ending(p) or not together]
     labels: dict[str, list[Path]] = {}
-    for path in sorted(marked, key=_precedence):
+    for path in sorted(marked, key=label_precedence):
         if path.suffix.lower() not in LOSSY_SUFFIXES:
             for key in _keys(path, together):
                 labels.setdefault(key, []).append(path)
@@ -326,7 +328,7 @@ def pictures_below(folder: Path) -> list[Path]:
     """Images in a folder and all below it, in the order of their paths; without labels, and folders of labels."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give one with images")
-    found = [path for path in pictures(folder) if not _ending(path)]
+    found = images_in(folder)
     inside = [p for p in folder.iterdir() if p.is_dir() and p not in found and not p.name.startswith(".")]
     for sub in inside:
         if sub.name.lower() not in LABEL_FOLDERS and sub.suffix.lower() != ".zarr":
@@ -336,7 +338,7 @@ def pictures_below(folder: Path) -> list[Path]:
 
 def _keys(labels: Path, together: bool) -> set[str]:
     """Names of images that a label file may belong to; its own only when it lies in a folder of its own."""
-    key = stem_of(labels).removesuffix(_ending(labels))
+    key = stem_of(labels).removesuffix(label_ending(labels))
     return {key} if together else {key, stem_of(labels)}
 
 
@@ -352,43 +354,11 @@ def _no_image(labels: Path) -> Problem:
     return Problem(labels, "has no image", "it is not used; check the image's name", False)
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Files whose suffix may be that of an image, without hidden files and by-products."""
-    return [
-        p
-        for p in sorted(folder.iterdir())
-        if p.suffix.lower() in IMAGE_SUFFIXES
-        and not p.name.startswith(".")
-        and not stem_of(p).lower().endswith(BY_PRODUCTS)
-    ]
-
-
-def stem_of(path: Path) -> str:
-    """Name without suffix, of x.ome.tif and x.ome.zarr too."""
-    stem = path.name[: -len(path.suffix)]
-    return stem[:-4] if stem.lower().endswith(".ome") else stem
-
-
-def _ending(path: Path) -> str:
-    """What marks a file as labels, as it is written in the name; empty for images."""
-    stem = stem_of(path)
-    for ending in sorted(LABEL_ENDINGS, key=len, reverse=True):
-        if stem.lower().endswith(ending) and (ending != "_seg" or path.suffix.lower() == ".npy"):
-            return stem[-len(ending) :]
-    return ""
-
-
 def without_image_ending(stem: str) -> str:
     for ending in IMAGE_ENDINGS:
         if stem.lower().endswith(ending):
             return stem[: -len(ending)]
     return stem
-
-
-def _precedence(labels: Path) -> tuple[int, int, str]:
-    ending = _ending(labels).lower()
-    rank = LABEL_ENDINGS.index(ending) if ending else -1
-    return rank, IMAGE_SUFFIXES.index(labels.suffix.lower()), labels.name
 
 
 def _nothing_found(folder: Path) -> str:

@@ -15,17 +15,15 @@ from cellweave.core.errors import InputError, ReadError
 from cellweave.core.points import Annotation, Points, Shape, inside
 from cellweave.core.progress import report
 from cellweave.io import read_annotations
+from cellweave.io.filenames import IMAGE_SUFFIXES, pictures, stem_of
 from cellweave.io.points import ENDINGS, TABLES, point_files
 from cellweave.representations import known_region
 from cellweave.train.pairs import (
     IMAGE_FOLDERS,
-    IMAGE_SUFFIXES,
     Problem,
     Unusable,
-    pictures,
     problem_lines,
     read_single_plane,
-    stem_of,
     without_image_ending,
 )
 from cellweave.train.samples import Example
