@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import cc3d
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from cellweave.metrics import match, reliability
 from cellweave.models import Calibration, Segmenter, fit_calibration
 from cellweave.predict import segment
 from cellweave.train import Example
+from cellweave.train.api import figures
 from cellweave.train.calibrate import (
     ScoredObjects,
     cross_validated,
@@ -59,6 +62,24 @@ def test_objects_of_both_diameters_are_scored(tiny_model: Segmenter, examples: l
     assert found.images.tolist() == images
     assert not found.matched[found.images == 4].any()  # nothing was there
     assert 0 < found.matched.sum() < len(matched)
+
+
+def test_what_is_unknown_does_not_count(tiny_model: Segmenter, examples: list[Example]) -> None:
+    """Whole cells become unknown: of the others, the same are found and right, in the calibration and in the card."""
+    given = [replace(e, given=median_diameter(e.labels)) for e in examples[:4]]
+    found = [segment(e.image, tiny_model, diameter=e.given, device="cpu").labels for e in given]
+    islands = [cc3d.connected_components((e.labels > 0) | (f > 0)) for e, f in zip(given, found, strict=True)]
+    partly = [replace(e, known=part % 2 == 0) for e, part in zip(given, islands, strict=True)]
+    kept = np.concatenate([np.isin(np.arange(1, f.max() + 1), f[e.known]) for e, f in zip(partly, found, strict=True)])
+    before, after = (score_objects(tiny_model, some, device="cpu") for some in (given, partly))
+    assert after.scores.tolist() == before.scores[kept].tolist()
+    assert after.matched.tolist() == before.matched[kept].tolist()
+    assert after.images.tolist() == before.images[kept].tolist()
+    assert 0 < after.matched.sum() < len(after.matched) < len(before.matched)
+    true = sum(len(np.unique(e.labels[e.known & (e.labels > 0)])) for e in partly)
+    (row,) = figures(tiny_model, partly, "cpu")
+    f1 = 2 * after.matched.sum() / (len(after.matched) + true)
+    assert row["F1@0.5, diameter given"] == round(float(f1), 3)
 
 
 def test_the_calibration_is_that_of_all_objects(tiny_model: Segmenter, examples: list[Example]) -> None:

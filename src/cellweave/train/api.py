@@ -405,7 +405,8 @@ def _time_spent(config: TrainConfig) -> str:
 def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], device: str) -> list[dict[str, Any]]:
     """One row a group of examples: figures of what `segment` finds with a loaded model.
 
-    Of a model with a training diameter, they are with the true diameter given, and with it estimated.
+    Of a model with a training diameter, they are with the true diameter given, and with it estimated. Objects that lie
+    mostly where the truth is not known do not count.
     """
     rows = []
     groups = sorted({e.group for e in examples})
@@ -424,7 +425,7 @@ def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], devic
                 found[way].append(_labels(model, example, sized and way == ways[0], device))
         row: dict[str, Any] = {"Images": group or "all", "n": len(members)}
         for way, labels in found.items():
-            total = evaluate([e.outlines for e in members], labels, thresholds=(0.5, 0.75)).total
+            total = evaluate([e.judged(e.outlines) for e in members], labels, thresholds=(0.5, 0.75)).total
             row[f"F1@0.5{way}"] = round(total.at(0.5).f1, 3)
             row[f"F1@0.75{way}"] = round(total.at(0.75).f1, 3)
         rows.append(row)
@@ -435,6 +436,6 @@ def figures(model: Segmenter | CellSegmenter, examples: Sequence[Example], devic
 def _labels(model: Segmenter | CellSegmenter, example: Example, given: bool, device: str) -> Labels:
     diameter = example.diameter if given else None
     try:
-        return segment(example.image, model, diameter=diameter or None, device=device).labels
+        return example.judged(segment(example.image, model, diameter=diameter or None, device=device).labels)
     except CellweaveError as error:
         raise type(error)(f"{example.name}: {error}") from error

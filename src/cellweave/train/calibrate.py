@@ -66,7 +66,8 @@ def train_calibration(
 def score_objects(segmenter: Segmenter, examples: Sequence[Example], *, device: str = "auto") -> ScoredObjects:
     """Segment each example with the true diameter and the estimated one, and match what is found at IoU 0.5.
 
-    An example with a diameter that its users give is segmented with that one only.
+    An example with a diameter that its users give is segmented with that one only. Objects that lie mostly where the
+    truth is not known are left out.
     """
     bare = segmenter.with_(calibration=None)
     scores, matched, images = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, np.int64)]
@@ -76,12 +77,14 @@ def score_objects(segmenter: Segmenter, examples: Sequence[Example], *, device: 
         for diameter in (given,) if example.given else (given, None) if given else (None,):
             try:
                 result = segment(example.image, bare, diameter=diameter, device=device)
-                pairs = match(example.outlines, result.labels, IOU)
+                found = example.judged(result.labels)
+                pairs = match(example.judged(example.outlines), found, IOU)
             except CellweaveError as error:
                 raise type(error)(f"{example.name}: {error}") from error
-            scores.append(result.confidence.astype(np.float64))
-            matched.append(np.isin(np.arange(1, result.count + 1), pairs.predicted_ids))
-            images.append(np.full(result.count, k))
+            ids = np.unique(found[found > 0])
+            scores.append(result.confidence[ids - 1].astype(np.float64))
+            matched.append(np.isin(ids, pairs.predicted_ids))
+            images.append(np.full(len(ids), k))
     report("calibrating the confidence", len(examples), len(examples), "")
     return ScoredObjects(np.concatenate(scores), np.concatenate(matched), np.concatenate(images))
 

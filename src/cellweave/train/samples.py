@@ -89,6 +89,13 @@ class Example:
             return len(np.unique(self.labels[self.labels > 0]))
         return len(self.labels.cells)
 
+    def judged(self, labels: Labels) -> Labels:
+        """True or found labels of the image without the objects that lie mostly where the truth is not known."""
+        if self.known is None:
+            return labels
+        inside, whole = (np.bincount(some.ravel(), minlength=labels.max() + 1) for some in (labels[self.known], labels))
+        return np.where((2 * inside >= whole)[labels], labels, 0)
+
 
 @dataclass(frozen=True)
 class Preparation:
