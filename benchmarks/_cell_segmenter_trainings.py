@@ -17,6 +17,9 @@ and ``brightfield`` on stained images. ``grayscale`` and ``brightfield`` also se
 what ``general`` finds in unlabelled ones. No set with a free licence has images of several fluorescent channels:
 ``general`` serves the modality fluorescence.
 
+Both kinds of flows, ``long_distance`` and ``long_diffusion``: FastUNet from scratch on the same images, three of four
+of them simulated bacteria and filaments.
+
 The ablation, of a net of half the width on real images only: ``teacher`` on the outlines of a third of the images; then
 as many steps from there on the same images (``labelled``), or also on what the teacher finds in the other two thirds
 and in images without any outlines (``self_trained``).
@@ -121,6 +124,14 @@ FULL: dict[str, Any] = {"crop": 320, "batch_size": 4}
 HALF: dict[str, Any] = {"width": 0.5, "crop": 224, "batch_size": 8}
 GRAY: dict[str, Any] = FULL | {"simulated": 0.5, "recipes": GRAYSCALE, "learning_rate": 0.01}
 """Of both grayscale branches. The rate is that of a training from scratch: the base has seen no long cells."""
+LONG_CELLS: dict[str, Any] = {
+    "net": "FastUNet",
+    "recipe": "adamw",
+    "crop": 224,
+    "batch_size": 8,
+    "simulated": 0.75,
+    "recipes": LONG,
+}
 TRAININGS = {
     GENERAL: Training(list, 4200, 0.8, settings=FULL | {"simulated": 0.4, "recipes": OTHERS}),
     # A sixth of the steps of the general model, as in the paper's Tables 2 and 3.
@@ -132,6 +143,12 @@ TRAININGS = {
     "teacher": Training(labelled_part, 3600, 0.3, settings=HALF),
     "labelled": Training(labelled_part, 600, 0.3, "teacher", settings=HALF),
     "self_trained": Training(labelled_part, 600, 0.3, "teacher", outlines_hidden, HALF),
+    "long_distance": Training(
+        partial(of_modality, kind="grayscale"), 1500, 0.5, settings=LONG_CELLS | {"representation": "DistanceFlows"}
+    ),
+    "long_diffusion": Training(
+        partial(of_modality, kind="grayscale"), 1500, 0.5, settings=LONG_CELLS | {"representation": "DiffusionFlows"}
+    ),
 }
 BRANCHES = (GENERAL, "grayscale", "brightfield", OMNIPOSE)
 
@@ -174,12 +191,10 @@ def config_of(name: str, members: Sequence[Example], device: str = "auto") -> Tr
     """The settings of a training on these images: as many epochs as make its steps."""
     training = TRAININGS[name]
     batches = max(FEWEST_STEPS, len(members) // training.settings["batch_size"])
-    settings = {"representation": "WatershedEnergy"} | training.settings
+    settings = {"net": "AnchorUNet", "recipe": "cosine", "representation": "WatershedEnergy"} | training.settings
     return TrainConfig(
         RUNS / name,
         base=str(RUNS / training.base / MODEL) if training.base else None,
-        net="AnchorUNet",
-        recipe="cosine",
         epochs=max(1, round(training.steps / batches)),
         validation=0.0,
         seed=SEED,

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ REPEATS = 3
 ABOVE = 1e-4
 """What counts as above."""
 LOWESTS, MARGINS = (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0), (-0.05, 0.0, 0.02, 0.1, 0.2, 1.0)
+PARTS_OF = "two objects or more hold a fifth of the cell each"
 CLOSE = 0.01
 """Branches whose F1 differ by less are equally good."""
 PAPER_STEPS = {"one-step": 0.8312, "two-step": 0.8452, "+ self-training": 0.8537}
@@ -121,6 +123,33 @@ def flows_of_long_cells() -> Iterator[Row]:
         yield Row(f"distance flows, {part}: times faster", a / b, "x", against, at_least=least, **row)
     f1 = match(labels, found["masks"].astype(np.int32), 0.5).f1
     yield Row("omnipose, long cells: F1@0.5 of the round trip", f1, "", "its own functions", **row)
+
+
+def flows_after_training() -> Iterator[Row]:
+    """Distance flows beside diffusion flows, learned by the same net from the same images: long, bent and thread-like
+    cells, sizes given."""
+    models = {"distance flows": trained("long_distance"), "diffusion flows": trained("long_diffusion")}
+    against = f"{TRAININGS['long_distance'].steps} steps of 8 x 224 px each"
+    for name, recipe in long_cells().items():
+        members = simulated(name, recipe)
+        row: dict[str, Any] = {"data": f"{len(members)} simulated pictures", "seed": SEED}
+        for kind, model in models.items():
+            found = [segment(e.image, model, diameter=median_diameter(e.labels)).labels for e in members]
+            pairs = [(e.labels, one) for e, one in zip(members, found, strict=True)]
+            f1 = np.mean([match(true, one, 0.5).f1 for true, one in pairs])
+            yield Row(f"{kind}, {name}: mean F1@0.5", float(f1), "", against, **row)
+            share = sum(n_split(*pair) for pair in pairs) / sum(int(true.max()) for true, _ in pairs)
+            yield Row(f"{kind}, {name}: share of cells in several parts", share, "", PARTS_OF, **row)
+
+
+def n_split(labels: Labels, found: Labels) -> int:
+    """Number of cells of which two or more objects hold a fifth each."""
+    areas = np.bincount(labels.ravel())
+    both = labels.astype(np.int64) * (int(found.max()) + 1) + found
+    pairs, overlap = np.unique(both[(labels > 0) & (found > 0)], return_counts=True)
+    cells = pairs // (int(found.max()) + 1)
+    parts = np.bincount(cells[overlap >= 0.2 * areas[cells]], minlength=len(areas))
+    return int(np.count_nonzero(parts > 1))
 
 
 def ablation() -> Iterator[Row]:
@@ -386,6 +415,7 @@ MEASURES: record.Measures = {
         decode,
         tilted_cells,
         flows_of_long_cells,
+        flows_after_training,
         analyser,
         ablation,
         quality_estimator,

@@ -225,3 +225,13 @@ def test_the_share_of_right_choices_counts_images_whose_branches_differ(
     assert rows[f"{name}, all of them, like ones count as right"] == 0.8
     assert rows[f"{name}, all of them, the smallest difference counts"] == 0.6
     assert len(list(figures.quality_thresholds())) == len(figures.LOWESTS) + len(figures.MARGINS)
+
+
+def test_cells_in_several_parts_are_counted(figures: ModuleType) -> None:
+    labels = np.repeat(np.arange(4, dtype=np.int32), 10)[None].repeat(3, axis=0)
+    found = labels.copy()
+    found[:, 15:20] = 7  # half of cell 1
+    found[:, 20] = 8  # a tenth of cell 2
+    found[:, 30:34], found[:, 34:38] = 0, 9  # of cell 3 two fifths are lost, two fifths another object
+    assert figures.n_split(labels, labels) == figures.n_split(labels, labels * 0) == 0
+    assert figures.n_split(labels, found) == 2
