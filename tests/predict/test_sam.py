@@ -199,6 +199,15 @@ def test_tiles_give_what_the_whole_gives() -> None:
             assert (one & other).sum() > 0.7 * (one | other).sum()
 
 
+@pytest.mark.parametrize("height", [1500, 1501, 1502, 1503])
+def test_a_position_between_pixels_belongs_to_one_tile(height: int) -> None:
+    view = module._View(np.zeros((height, 3), np.uint8), tile=1024, batch=1, channels="color")
+    assert len(view.rows.starts) > 1
+    positions = np.stack([np.arange(2 * height) / 2 - 0.5, np.full(2 * height, 1.5)], axis=1)
+    numbers = np.concatenate([part.numbers for part in view.parts(positions)])
+    np.testing.assert_array_equal(np.sort(numbers), np.arange(2 * height))
+
+
 def test_the_grid_covers_the_image_and_leaves_out_what_repeats() -> None:
     sam = obedient(256, 10.0)
     found = segment_grid(sam, picture(), points_per_side=8, stability=0.3, largest=0.5)

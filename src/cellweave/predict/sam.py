@@ -443,7 +443,8 @@ class _Part:
         )
         self.mine = np.outer(view.rows.owned[k] > 0, view.columns.owned[j] > 0)
         near = self.holds(positions)
-        cells = np.clip(np.round(positions[near] - self.offset).astype(np.int64), 0, np.array(self.mine.shape) - 1)
+        pixels = np.floor(positions[near] + 0.5).astype(np.int64) - self.offset  # as `inside` counts, in any tile
+        cells = np.clip(pixels, 0, np.array(self.mine.shape) - 1)
         self.numbers = np.flatnonzero(near)[self.mine[cells[:, 0], cells[:, 1]]]
         self.owned = positions[self.numbers] - self.offset
         self._inner = (k > 0, j > 0, k + 1 < len(view.rows.starts), j + 1 < len(view.columns.starts))
