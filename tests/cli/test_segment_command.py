@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,20 @@ def test_new_files_join_the_summary(segment: Run, images: Path, tmp_path: Path) 
     segment(images / "a.tif")
     segment(images / "b.png")
     assert list(summary(tmp_path / "out")) == ["a.tif", "b.png"]
+
+
+def test_a_file_is_the_same_under_every_path(
+    segment: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert segment(images / "a.tif", images / ".." / "in" / "a.tif").err.count("a.tif: ") == 1
+    monkeypatch.chdir(images)
+    assert "a.tif: already done" in segment("a.tif").err
+    assert list(summary_by_path(tmp_path / "out")) == [str(images / "a.tif")]
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    shutil.copy(images / "b.png", "a.tif")
+    assert segment("a.tif").status == 0
+    assert [row["name"] for row in summary_by_path(tmp_path / "out").values()] == ["a", "a_tif"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import glob
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,7 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
         with console_progress():
             for k, (file, stem) in enumerate(zip(files, stems, strict=True)):
                 report("images", k, len(files), file.name)
-                row = _one(file, stem, work, before.get(str(file)))
+                row = _one(file, stem, work, before.get(os.path.abspath(file)))
                 book.add(row)
                 _say(console, row, work)
             report("images", len(files), len(files), "")
@@ -118,7 +119,8 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
 def _one(file: Path, stem: Path | None, work: Work[Result], before: Row | None) -> Row:
     """Do one file, or say why not."""
     start = time.monotonic()
-    row: Row = {"file": str(file), "name": stem.name if stem else stem_of(file), "status": "done", "sha256": ""}
+    name = stem.name if stem else stem_of(file)
+    row: Row = {"file": os.path.abspath(file), "name": name, "status": "done", "sha256": ""}
     try:
         outputs = {stem.with_name(stem.name + end): write for end, write in work.writers.items()} if stem else {}
         if stem and file.exists():
@@ -175,7 +177,7 @@ class _Book:
 
 
 def _previous(folder: Path, work: Work[Any]) -> dict[str, Row]:
-    """Rows of an earlier run in this folder, by file."""
+    """Rows of an earlier run in this folder, by the path of the file."""
     table, chosen = folder / work.table, work.settings
     if not (folder / RUN).is_file() or not table.is_file():
         return {}
@@ -225,22 +227,22 @@ def film_of(image: Image, text: str | None) -> Image:
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
     """Files named, images of folders (not of their sub-folders), and those that patterns match, each once."""
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir() and path.suffix.lower() != ".zarr":
-            inside = images_in(path)
-            if not inside:
+            files = images_in(path)
+            if not files:
                 raise InputError(f"{path}: no image in this folder; images end in {', '.join(IMAGE_SUFFIXES)}")
-            found |= dict.fromkeys(inside)
         elif glob.has_magic(text) and not path.exists():
-            matched = [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-            if not matched:
+            files = [Path(p) for p in sorted(glob.glob(text, recursive=True))]
+            if not files:
                 raise InputError(f"no file matches '{text}'")
-            found |= dict.fromkeys(matched)
         else:
-            found[path] = None
-    return list(found)
+            files = [path]
+        for file in files:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
 
 
 def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -248,22 +250,21 @@ def _stems(files: Sequence[Path], before: Mapping[str, Mapping[str, Any]]) -> li
 
     A file keeps the name that it had in an earlier run in the same folder, and no other file gets it.
     """
-    names = {file: str(row["name"]) for file, row in before.items()}
+    names = {path: str(row["name"]) for path, row in before.items()}
     taken = {name.casefold() for name in names.values()}
-    rest = [file for file in files if str(file) not in names]
+    rest = {path: file for file in files if (path := os.path.abspath(file)) not in names}
     for option in (stem_of, _name, lambda file: f"{file.parent.name}_{_name(file)}"):
-        counts = Counter(option(file).casefold() for file in rest)
-        free = {
-            str(f): option(f) for f in rest if counts[option(f).casefold()] == 1 and option(f).casefold() not in taken
-        }
+        options = {path: option(file) for path, file in rest.items()}
+        counts = Counter(name.casefold() for name in options.values())
+        free = {p: name for p, name in options.items() if counts[name.casefold()] == 1 and name.casefold() not in taken}
         names |= free
         taken |= {name.casefold() for name in free.values()}
-        rest = [file for file in rest if str(file) not in free]
-    for file in rest:
+        rest = {path: file for path, file in rest.items() if path not in free}
+    for path, file in rest.items():
         numbered = (f"{file.parent.name}_{_name(file)}_{n}" for n in count(1))
-        names[str(file)] = next(name for name in numbered if name.casefold() not in taken)
-        taken.add(names[str(file)].casefold())
-    return [names[str(file)] for file in files]
+        names[path] = next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[path].casefold())
+    return [names[os.path.abspath(file)] for file in files]
 
 
 def _name(file: Path) -> str:
