@@ -126,6 +126,15 @@ def test_without_an_omnipose_branch_one_model_runs(domes: Callable[..., Any], ra
     assert (result.branch.name, list(result.branch.quality)) == ("grayscale", ["grayscale"])
 
 
+def test_an_image_too_large_for_one_of_the_branches_runs_none(
+    domes: Callable[..., Any], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DistanceFlows, "most_pixels", 100)
+    with pytest.raises(InputError, match="too large to decode at once"):
+        segment(gray(domes), with_qualities(0.93, 0.6), device="cpu")
+    assert ran == []
+
+
 def test_a_saved_system_by_its_folder(system: CellSegmenter, domes: Callable[..., Any], tmp_path: Any) -> None:
     system.save(tmp_path / "m")
     expected = segment(gray(domes), system, device="cpu")

@@ -20,7 +20,9 @@ from cellweave.models import Calibration, Choice, ModelSet, Segmenter, Training
 from cellweave.models.model_set import ANY, AVERAGE, FUSION_METHODS
 from cellweave.predict import predict_maps, segment, segment_set
 from cellweave.predict.fused import fuse, named, pick_models
+from cellweave.predict.maps import Runner
 from cellweave.prep import Channels
+from cellweave.representations import DiffusionFlows
 
 Domes = Callable[..., tuple[NDArray[np.uint16], NDArray[np.int32]]]
 
@@ -191,6 +193,15 @@ def test_a_diameter_is_one_for_all_models(image: Image, models: ModelSet) -> Non
         for c in (0, 1)
     ]
     assert np.array_equal(estimated.maps, flow_fusion(maps))
+
+
+def test_an_image_too_large_to_decode_is_refused_before_a_net_runs(
+    image: Image, models: ModelSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DiffusionFlows, "most_pixels", 100)
+    monkeypatch.setattr(Runner, "maps", None)
+    with pytest.raises(InputError, match="too large to decode at once"):
+        segment_set(image, models, objects=["nuclei"], device="cpu")
 
 
 def test_scores_are_calibrated_where_exactly_the_choice_is_used(image: Image, models: ModelSet) -> None:

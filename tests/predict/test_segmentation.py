@@ -15,6 +15,7 @@ from cellweave.core.image import Image
 from cellweave.metrics import match
 from cellweave.models import Calibration, Segmenter
 from cellweave.predict import Segmentation, estimate_diameter, parse_diameter, predict_maps, segment
+from cellweave.predict.maps import Runner
 
 
 def test_finds_the_cells(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:
@@ -67,6 +68,16 @@ def test_a_least_confidence_is_filtering_afterwards(
     assert np.array_equal(result.table["area"], everything.table["area"][keep - 1])
     assert np.array_equal(result.maps, everything.maps)
     assert result.diameter == everything.diameter
+
+
+def test_an_image_too_large_to_decode_is_refused_before_the_net_runs(
+    tiny_model: Segmenter, domes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(tiny_model.representation), "most_pixels", 100)
+    monkeypatch.setattr(Runner, "_forward", None)
+    monkeypatch.setattr(Runner, "look", None)
+    with pytest.raises(InputError, match="too large to decode at once"):
+        segment(domes(1)[0], tiny_model, device="cpu")
 
 
 def test_a_least_confidence_leaves_some_and_drops_some(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:

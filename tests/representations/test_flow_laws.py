@@ -197,5 +197,14 @@ def test_maps_of_another_shape_are_refused(flows: Flows) -> None:
 
 
 @both
+def test_maps_too_large_to_decode_are_refused(flows: Flows, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1e8 < flows().most_pixels < 2**31
+    monkeypatch.setattr(flows, "most_pixels", 30)
+    assert flows().decode(np.zeros((len(flows().map_names), 5, 6), np.float32)).shape == (5, 6)
+    with pytest.raises(InputError, match=r"5 x 7 px are too large .* 30 px is the limit"):
+        flows().decode(np.zeros((len(flows().map_names), 5, 7), np.float32))
+
+
+@both
 def test_it_is_registered_by_name(flows: type) -> None:
     assert REPRESENTATIONS[flows.__name__] is flows

@@ -74,7 +74,10 @@ def choose(
     both = seen.modality == "grayscale" and OMNIPOSE in system.branches
     found: dict[str, float] = {}
     kept: dict[str, Maps] = {}
-    for name in [own, OMNIPOSE] if both else [own]:
+    names = [own, OMNIPOSE] if both else [own]
+    for name in names:
+        system.branches[name].representation.check_size(image.height, image.width)
+    for name in names:
         model = system.branches[name]
         kept[name] = predict_maps(
             image, model, diameter=diameter, channels=channels, device=device, augment=augment, tile=tile

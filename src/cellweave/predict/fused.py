@@ -313,6 +313,8 @@ def rater_maps(
 
     Diameters are those of `segment_set`; None where all models find cells of any size.
     """
+    for rater in raters:
+        model_set.model(rater.key).representation.check_size(image.height, image.width)
     sizes = _diameters(image, model_set, raters, device) if diameter is None else [diameter] * len(raters)
     maps = []
     for rater, size in zip(raters, sizes, strict=True):

@@ -100,7 +100,8 @@ def segment(
     Raises
     ------
     InputError
-        See `predict_maps`; also a diameter in um for an image without a pixel size, or a `min_confidence` outside 0..1.
+        See `predict_maps`; also a diameter in um for an image without a pixel size, a `min_confidence` outside 0..1, or
+        an image too large to decode at once.
     """
     check_confidence(min_confidence)
     picture, loaded = as_plane(image), load_any(model)
@@ -112,6 +113,7 @@ def segment(
         first, used, name = loaded.branches[branch.name], given, loaded.name
     else:
         first, used, name = loaded[0], given, loaded[0].name
+        first.outlines.check_size(picture.height, picture.width)
         if used is None and first.diameter:
             used = estimate_diameter(picture, first, channels=channels, device=device)
         maps = predict_maps(picture, loaded, diameter=used, **options)

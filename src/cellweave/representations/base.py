@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cellweave.core.errors import InputError
 from cellweave.core.labels import Labels
 from cellweave.core.output import NetOutput
 
@@ -29,6 +31,8 @@ class MapFormat(ABC):
     """So many of the last maps hold values at lone pixels: they are taken from one tile and never blended."""
     octaves: ClassVar[float] = 1.0
     """Training views are enlarged by 2 to a random power in -octaves..octaves; 0 where sizes must stay."""
+    most_pixels: ClassVar[float] = math.inf
+    """An image that is decoded has no more."""
 
     @property
     def reach(self) -> float:
@@ -38,6 +42,14 @@ class MapFormat(ABC):
         the image are seen as often as they matter, some crops reach beyond them. 0: the parts in sight are objects.
         """
         return 0.0
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise an `InputError` for an image, or maps, of more than `most_pixels`."""
+        if height * width > self.most_pixels:
+            raise InputError(
+                f"{height} x {width} px are too large to decode at once, {self.most_pixels} px is the limit of "
+                f"{type(self).__name__}; cut the image into parts"
+            )
 
     @property
     @abstractmethod

@@ -66,6 +66,7 @@ class DiffusionFlows(Representation):
     center: Literal["mean", "box"] = "mean"
 
     map_names: ClassVar[tuple[str, ...]] = ("flow_y", "flow_x", "probability")
+    most_pixels: ClassVar[float] = 2**31 - 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability_threshold <= 1:
@@ -107,17 +108,14 @@ class DiffusionFlows(Representation):
         Raises
         ------
         InputError
-            When `maps` is not (3, Y, X), or has more than 2**31 - 1 pixels.
+            When `maps` is not (3, Y, X), or has more than `most_pixels`.
         """
         maps = np.ascontiguousarray(maps, dtype=np.float32)
         if maps.ndim != 3 or maps.shape[0] != 3:
             raise InputError(
                 f"maps have shape {maps.shape}; diffusion flows are (3, Y, X): flow_y, flow_x, probability"
             )
-        if maps[0].size > np.iinfo(np.int32).max:
-            raise InputError(
-                f"maps of {maps.shape[1]} x {maps.shape[2]} px are too large to decode at once; cut the image"
-            )
+        self.check_size(*maps.shape[1:])
         with np.errstate(invalid="ignore", over="ignore"):
             finite = np.isfinite(maps.sum())  # sees every NaN and infinity, without an array as large as the maps
         if not finite:

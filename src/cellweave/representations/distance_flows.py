@@ -63,6 +63,7 @@ class DistanceFlows(Representation):
     min_size: int = 15
 
     map_names: ClassVar[tuple[str, ...]] = ("flow_y", "flow_x", "probability", "boundary")
+    most_pixels: ClassVar[float] = 2**29 - 1
 
     def __post_init__(self) -> None:
         for name in ("probability_threshold", "border_evidence"):
@@ -103,17 +104,14 @@ class DistanceFlows(Representation):
         Raises
         ------
         InputError
-            When `maps` is not (4, Y, X), or has 2**29 pixels or more.
+            When `maps` is not (4, Y, X), or has more than `most_pixels`.
         """
         maps = np.ascontiguousarray(maps, dtype=np.float32)
         if maps.ndim != 3 or maps.shape[0] != 4:
             raise InputError(
                 f"maps have shape {maps.shape}; distance flows are (4, Y, X): flow_y, flow_x, probability, boundary"
             )
-        if maps[0].size >= 2**29:
-            raise InputError(
-                f"maps of {maps.shape[1]} x {maps.shape[2]} px are too large to decode at once; cut the image"
-            )
+        self.check_size(*maps.shape[1:])
         with np.errstate(invalid="ignore", over="ignore"):
             finite = np.isfinite(maps.sum())  # sees every NaN and infinity, without an array as large as the maps
         if not finite:

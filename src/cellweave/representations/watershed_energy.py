@@ -116,6 +116,7 @@ class WatershedEnergy(Representation):
 
     points: ClassVar[int] = 3
     map_names: ClassVar[tuple[str, ...]] = ("probability", "energy", "score", "height", "width")
+    most_pixels: ClassVar[float] = 2**31 - 1
 
     def __post_init__(self) -> None:
         for name in ("probability_threshold", "confidence", "nms_iou"):
@@ -244,7 +245,7 @@ class WatershedEnergy(Representation):
         Raises
         ------
         InputError
-            When `maps` is not (5, Y, X).
+            When `maps` is not (5, Y, X), or has more than `most_pixels`.
         """
         decoded = self.decode_steps(maps)
         return decoded.labels, decoded.confidence
@@ -256,6 +257,7 @@ class WatershedEnergy(Representation):
             raise InputError(
                 f"maps have shape {maps.shape}; watershed energy is (5, Y, X): foreground, energy, score, height, width"
             )
+        self.check_size(*maps.shape[1:])
         probability, predicted = _finite(maps[0]), _finite(maps[1])
         inside = probability > self.probability_threshold
         landscape = np.where(inside, -predicted, np.float32(0))
