@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from cellweave import Image, Segmenter, load_model, read_image, segment
-from cellweave.core.errors import CellweaveError, InputError
+from cellweave.core.errors import CellweaveError, ReadError
 from cellweave.core.files import make_output_folder, write_atomically
 from cellweave.core.progress import console_progress, report
 from cellweave.io import write_overlay
-from cellweave.io.filenames import IMAGE_SUFFIXES
+from cellweave.train.pairs import pictures_below
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KINDS = ("unlabelled", "phase_points", "samples")
-NOT_IMAGES = {"labels", "points", "label_studio"}
+NOT_IMAGES = {"points", "label_studio"}
 
 
 def main() -> None:
@@ -47,12 +47,8 @@ def main() -> None:
 
 
 def images(folder: Path) -> list[Path]:
-    """Images anywhere in a folder, but not its labels."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and not NOT_IMAGES & set(file.relative_to(folder).parts)
-    )
+    """Images anywhere in a folder, but not its labels and points."""
+    return [file for file in pictures_below(folder) if not NOT_IMAGES & set(file.relative_to(folder).parts)]
 
 
 def page_entry(file: Path, name: str, model: Segmenter, out: Path) -> str:
@@ -79,7 +75,7 @@ def read(file: Path) -> Image:
     """The image; a stack whose file does not name its axes is taken for depths."""
     try:
         return read_image(file)
-    except InputError:
+    except ReadError:
         return read_image(file, axes="ZYX")
 
 
@@ -104,5 +100,5 @@ if __name__ == "__main__":
     try:
         with console_progress():
             main()
-    except InputError as error:
+    except CellweaveError as error:
         raise SystemExit(str(error)) from None
