@@ -265,6 +265,39 @@ def test_a_file_is_the_same_under_every_path(
     assert [row["name"] for row in summary_by_path(tmp_path / "out").values()] == ["a", "a_tif"]
 
 
+def test_overwriting_one_image_keeps_the_others(
+    segment: Run, images: Path, tmp_path: Path, domes: Callable[..., Any]
+) -> None:
+    segment(images)
+    before = times(tmp_path / "out")
+    other = save(tmp_path / "day 2" / "a.tif", domes(0, (60, 60), 1)[0])
+    assert segment(images / "b.png", other, "--overwrite").status == 0
+    assert [row["name"] for row in summary_by_path(tmp_path / "out").values()] == ["a", "c", "b", "a_tif"]
+    after = times(tmp_path / "out")
+    assert {name for name in before if after[name] != before[name]} == {"b" + ending for ending in ENDINGS}
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert len(record["inputs"]) == 4
+    done = segment(other, "--overwrite", "--diameter", "30")
+    assert done.status == 1
+    assert f"diameter: None then, 30 now); give {images / 'a.tif'} and the other images" in done.err
+    assert times(tmp_path / "out") == after
+    assert segment(images, other, "--overwrite", "--diameter", "30").status == 0
+    assert names(tmp_path / "out") == outputs("a", "a_tif", "b", "c")
+
+
+def test_results_of_another_command_stay(segment: Run, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    record = {"command": "count", "settings": {}}
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    for options in ([], ["--overwrite"]):
+        done = segment(images, *options)
+        assert done.status == 1
+        assert "holds results of cellweave count; choose another folder with --out" in done.err
+    assert names(tmp_path / "out") == ["run.json"]
+    segment(images / "a.tif", out=tmp_path / "mine")
+    assert json.loads((tmp_path / "mine" / "run.json").read_text())["command"] == "segment"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -44,6 +44,8 @@ class Work(Generic[Result]):
 
     Parameters
     ----------
+    command
+        Its name: "segment". A folder holds results of one command.
     done
         Its word for a file that is done: "segmented".
     settings
@@ -59,6 +61,7 @@ class Work(Generic[Result]):
         Name of the table of all files, and the command's own columns.
     """
 
+    command: str
     done: str
     settings: dict[str, Any]
     do: Callable[[Path], tuple[Result, Row]]
@@ -77,20 +80,23 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
     """Do the work with every input and return the rows of this run; those of files that failed have this as status.
 
     A file counts as finished when its outputs exist and its content has not changed since; finished files are skipped
-    unless `overwrite`. Table and `run.json` are rewritten after every file, so that an interrupted run can go on.
-    Without `out` nothing is written.
+    unless `overwrite`. Names and rows of the other files in the folder stay. Table and `run.json` are rewritten after
+    every file, so that an interrupted run can go on. Without `out` nothing is written.
 
     Raises
     ------
     InputError
-        When there is nothing to do, or the folder holds results of other settings.
+        When there is nothing to do, or the folder holds results of another command, or of other settings; with
+        `overwrite`, only when files that are not among the inputs have other settings.
     WriteError
         When the folder cannot be written.
     """
     files = find_images(inputs)
     folder = make_output_folder(out) if out else None
-    before = _previous(folder, work) if folder and not overwrite else {}
+    again = {os.path.abspath(file) for file in files} if overwrite else set[str]()
+    before = _previous(folder, work, again) if folder else {}
     stems = [folder / stem for stem in _stems(files, before)] if folder else [None] * len(files)
+    before = {path: row for path, row in before.items() if path not in again}
     book = _Book(folder, work, before)
     console = Console(stderr=True)
     try:
@@ -102,8 +108,8 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
                 _say(console, row, work)
             report("images", len(files), len(files), "")
     except KeyboardInterrupt:
-        again = "; the same command goes on with the rest" if folder else ""
-        console.print(f"Stopped. {len(book.rows)} of {len(files)} files are done{again}.", **PLAIN)
+        rest = "; the same command goes on with the rest" if folder else ""
+        console.print(f"Stopped. {len(book.rows)} of {len(files)} files are done{rest}.", **PLAIN)
         raise
     failed = sum(row["status"] == "failed" for row in book.rows)
     console.print(
@@ -169,6 +175,7 @@ class _Book:
             "cellweave": __version__,
             "started": self._started,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": self._work.command,
             "settings": self._work.settings,
             "inputs": [{"file": row["file"], "sha256": row["sha256"]} for row in files],
             "errors": [{"file": row["file"], "error": row["error"]} for row in files if row["status"] == "failed"],
@@ -176,27 +183,40 @@ class _Book:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _previous(folder: Path, work: Work[Any]) -> dict[str, Row]:
-    """Rows of an earlier run in this folder, by the path of the file."""
-    table, chosen = folder / work.table, work.settings
-    if not (folder / RUN).is_file() or not table.is_file():
+def _previous(folder: Path, work: Work[Any], again: Set[str]) -> dict[str, Row]:
+    """Rows of earlier runs in this folder, by the path of the file; those in `again` will be replaced."""
+    if not (folder / RUN).is_file():
         return {}
+    table, chosen, rows = folder / work.table, work.settings, list[Row]()
     try:
-        settings = dict(json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"])
-        with table.open(newline="", **ENCODING) as stream:
-            reader = csv.DictReader(stream)
-            rows: list[Row] = list(reader)
-        if reader.fieldnames != list(work.all_columns) or any(None in [*row, *row.values()] for row in rows):
-            raise ValueError("the table has other columns")
+        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        command, settings = str(record["command"]), dict(record["settings"])
+        if command == work.command and table.is_file():
+            rows = _read_table(table, work.all_columns)
     except (ValueError, LookupError, TypeError, csv.Error) as error:
+        if again:
+            return {}
         raise InputError(
             f"{folder} holds a damaged {RUN} or {table.name}; use --overwrite or another folder"
         ) from error
+    if command != work.command:
+        raise InputError(f"{folder} holds results of cellweave {command}; choose another folder with --out")
     changed = [name for name in chosen if settings.get(name) != chosen[name]]
-    if changed and any(row["status"] == "done" for row in rows):
+    others = [row for row in rows if row["status"] == "done" and row["file"] not in again]
+    if changed and others:
         was = ", ".join(f"{name}: {settings.get(name)} then, {chosen[name]} now" for name in changed)
-        raise InputError(f"{folder} holds results of other settings ({was}); use --overwrite or another folder")
+        remedy = f"give {others[0]['file']} and the other images of this folder, too" if again else "use --overwrite"
+        raise InputError(f"{folder} holds results of other settings ({was}); {remedy} or another folder")
     return {row["file"]: row for row in rows}
+
+
+def _read_table(table: Path, columns: Sequence[str]) -> list[Row]:
+    with table.open(newline="", **ENCODING) as stream:
+        reader = csv.DictReader(stream)
+        rows: list[Row] = list(reader)
+    if reader.fieldnames != list(columns) or any(None in [*row, *row.values()] for row in rows):
+        raise ValueError("the table has other columns")
+    return rows
 
 
 def _say(console: Console, row: Row, work: Work[Any]) -> None:

@@ -110,6 +110,7 @@ def run(inputs: Sequence[str], out: Path | None, settings: Settings, *, device: 
         return result, _row(result)
 
     work = Work(
+        "count",
         "counted",
         json.loads(json.dumps(asdict(settings) | {"model_hash": model.hash, "version": __version__})),
         do,

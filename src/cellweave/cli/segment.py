@@ -94,6 +94,7 @@ def run(
         return result, _row(result)
 
     work = Work(
+        "segment",
         "segmented",
         json.loads(json.dumps(asdict(settings) | {"model_hash": model.hash, "version": __version__} | before.record)),
         do,

@@ -118,7 +118,14 @@ def run(
 
     chosen = asdict(settings) | {"cell_line": line, "model_hash": models.hash, "version": __version__} | before.record
     work = Work(
-        "segmented", json.loads(json.dumps(chosen)), do, _told, _writers(objects, settings.save), SUMMARY, COLUMNS
+        "segment --model-set",
+        "segmented",
+        json.loads(json.dumps(chosen)),
+        do,
+        _told,
+        _writers(objects, settings.save),
+        SUMMARY,
+        COLUMNS,
     )
     return sum(row["status"] == "failed" for row in run_batch(inputs, out, work, overwrite=overwrite))
 
