@@ -305,6 +305,7 @@ def test_files_of_one_image_are_joined(tmp_path: Path) -> None:
         ("s3://bucket/run/cells_01.png", "cells_01"),
         ("https://host/a.b.png?token=3/4", "a.b"),
         ("C:\\images\\cells.bmp", "cells"),
+        ("/data/upload/1/b07bc20f-1.ome.tif", "1"),
     ],
 )
 def test_names_of_images(tmp_path: Path, image: str, name: str) -> None:
@@ -359,7 +360,7 @@ def test_any_damage_is_read_or_refused(
 
 def test_read_points_chooses_an_image(golden: dict[str, Any], tmp_path: Path) -> None:
     path = save(tmp_path, golden["tasks"])
-    assert len(read_points(path, image="points.png")) == 2
+    assert len(read_points(path, image="points.png")) == len(read_points(path, image="points.ome.tif")) == 2
     assert len(read_points(path, image="boxes", shape=(HEIGHT, WIDTH))) == 3
     with pytest.raises(ReadError, match="is about 2 images; choose with image=NAME out of: boxes, points"):
         read_points(path)

@@ -50,6 +50,27 @@ def label_studio(clicks: dict[str, list[tuple[int, int]]], label: str = "Live Ce
     return json.dumps(tasks)
 
 
+def coco() -> str:
+    images = [{"id": k, "file_name": f"{n}.tif", "width": 60, "height": 40} for k, n in enumerate(CLICKS)]
+    marks = [
+        {"id": 10 * k + j, "image_id": k, "category_id": 1, "keypoints": [x, y, 2], "num_keypoints": 1}
+        for k, clicks in enumerate(CLICKS.values())
+        for j, (x, y) in enumerate(clicks)
+    ]
+    kinds = [{"id": 1, "name": "cell", "keypoints": ["c"]}]
+    return json.dumps({"images": images, "annotations": marks, "categories": kinds})
+
+
+def write_dots(folder: Path, ending: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, clicks in CLICKS.items():
+        marks = np.zeros(SHAPE, np.uint8)
+        for x, y in clicks:
+            marks[y, x] = 255
+        imwrite = tifffile.imwrite if ending.endswith(".tif") else lambda f, m: Picture.fromarray(m).save(f)
+        imwrite(folder / f"{name}{ending}", marks)
+
+
 def found(data: PointData) -> dict[str, list[tuple[int, int]]]:
     """x and y to the nearest pixel, sorted, by image."""
     return {e.name: sorted((round(x), round(y)) for y, x in e.positions.positions) for e in data.examples}
@@ -70,13 +91,26 @@ def test_tables_in_a_folder(root: Path, place: str) -> None:
         assert example.known is None
 
 
+@pytest.mark.parametrize("kind", ["table", "marked table", "named like the file", "dots", "Label Studio", "COCO"])
+def test_points_of_ome_tiff_are_found(root: Path, kind: str) -> None:
+    """The image is x, of x.ome.tif, too."""
+    for file in (root / "images").iterdir():
+        file.rename(file.with_suffix(".ome.tif"))
+    folder = root / "points"
+    folder.mkdir()
+    if kind == "Label Studio":
+        (folder / "all.json").write_text(label_studio(CLICKS).replace(".tif", ".ome.tif"))
+    elif kind == "COCO":
+        (folder / "all.json").write_text(coco().replace(".tif", ".ome.tif"))
+    elif kind == "dots":
+        write_dots(folder, "_dots.ome.tif")
+    else:
+        write_tables(folder, {"table": "", "marked table": "_points", "named like the file": ".ome_points"}[kind])
+    assert found(read_point_folder(root)) == EXPECTED
+
+
 def test_dot_images(root: Path) -> None:
-    (root / "dots").mkdir()
-    for name, clicks in CLICKS.items():
-        marks = np.zeros(SHAPE, np.uint8)
-        for x, y in clicks:
-            marks[y, x] = 255
-        Picture.fromarray(marks).save(root / "dots" / f"{name}_dots.png")
+    write_dots(root / "dots", "_dots.png")
     assert found(read_point_folder(root)) == EXPECTED
 
 
@@ -90,14 +124,7 @@ def test_one_export_about_all_images(root: Path) -> None:
 
 def test_coco(root: Path) -> None:
     (root / "points").mkdir()
-    images = [{"id": k, "file_name": f"{n}.tif", "width": 60, "height": 40} for k, n in enumerate(CLICKS)]
-    marks = [
-        {"id": 10 * k + j, "image_id": k, "category_id": 1, "keypoints": [x, y, 2], "num_keypoints": 1}
-        for k, clicks in enumerate(CLICKS.values())
-        for j, (x, y) in enumerate(clicks)
-    ]
-    content = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "cell", "keypoints": ["c"]}]}
-    (root / "points" / "coco.json").write_text(json.dumps(content))
+    (root / "points" / "coco.json").write_text(coco())
     assert found(read_point_folder(root)) == EXPECTED
 
 

@@ -27,6 +27,7 @@ from cellweave.core.points import (
     inside,
     nearest_pairs,
 )
+from cellweave.io.filenames import stem_of
 
 KNOWN = {
     **dict.fromkeys(("live", "live cell", "live cells", "living cell", "alive", "viable", "cell", "cells"), LIVE),
@@ -77,7 +78,7 @@ class Rules:
 def picture_name(text: str, *, uploaded: bool) -> str:
     """Name of an image without folder and suffix and, if `uploaded`, without the digits Label Studio puts before it."""
     name = text.replace("\\", "/").rsplit("/", 1)[-1]
-    return Path(_UPLOAD.sub("", name) if uploaded or "/upload/" in text else name).stem
+    return stem_of(Path(_UPLOAD.sub("", name) if uploaded or "/upload/" in text else name))
 
 
 def size_of(height: Any, width: Any) -> Shape:

@@ -17,6 +17,7 @@ from cellweave.core.errors import CellweaveError, InputError, ReadError
 from cellweave.core.files import atomic_path
 from cellweave.core.points import Annotation, Points, Shape
 from cellweave.io import coco, dots, label_studio
+from cellweave.io.filenames import stem_of
 from cellweave.io.marks import Marks, Rules, annotate
 from cellweave.io.reading import read_image
 
@@ -69,7 +70,7 @@ def read_points(
     """
     rules = _rules(classes, same_within, agree_within)
     found = _by_image([Path(path)], rules)
-    key = Path(image).stem if image and image not in found else image
+    key = stem_of(Path(image)) if image and image not in found else image
     if key is None and len(found) == 1:
         key = next(iter(found))
     if key is None or key not in found:
@@ -159,7 +160,7 @@ def point_files(path: Path) -> list[Path]:
         return [path]
     files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     tables = [p for p in files if p.suffix.lower() in (*TABLES, ".json")] or files
-    marked = [p for p in tables if p.stem.endswith(ENDINGS)] or tables
+    marked = [p for p in tables if stem_of(p).endswith(ENDINGS)] or tables
     if not marked:
         raise ReadError(f"{path}: no file of points in this folder; they end in {', '.join(SUFFIXES)}")
     return marked
@@ -199,10 +200,11 @@ def _find(path: Path, rules: Rules) -> tuple[list[Marks], list[str]]:
 
 
 def _image_of(path: Path) -> str:
+    stem = stem_of(path)
     for ending in ENDINGS:
-        if path.stem.endswith(ending):
-            return path.stem.removesuffix(ending)
-    return path.stem
+        if stem.endswith(ending):
+            return stem.removesuffix(ending).removesuffix(".ome")
+    return stem
 
 
 def _find_json(path: Path) -> tuple[list[Marks], list[str]]:
