@@ -66,7 +66,8 @@ def train_strategy(
         ``"channel-wise"``, ``"universal"`` or ``"grayscale"``.
     config
         Of each training; `TrainConfig.out` gets a run for each model in runs/ and the model set in set/. The paper
-        fine-tunes a base, with patience 20, on 40 images. The channel policy and diameter are set here.
+        fine-tunes a base, with patience 20, on 40 images. The channel policy is always "gray": each model sees one
+        channel, or the mean of all.
     cell_line
         Of the images; with sub-folders, the one to train. None trains all of them.
     validation
