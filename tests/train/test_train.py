@@ -287,6 +287,23 @@ def test_a_stopped_run_goes_on_to_the_same_model(examples: list[Example], tmp_pa
     assert first == 2 * FEWEST_STEPS + 1
 
 
+@pytest.mark.parametrize(("cores", "drawers"), [(1, 1), (4, 3), (200, 16)])
+def test_processes_that_draw_leave_a_core_to_the_training(
+    examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, drawers: int
+) -> None:
+    asked: list[int] = []
+
+    def workers(_: object, count: int) -> None:
+        asked.append(count)
+        raise Stop
+
+    monkeypatch.setattr("cellweave.train.api.cores", lambda: cores)
+    monkeypatch.setattr("cellweave.train.api.Workers", workers)
+    with pytest.raises(Stop):
+        quietly(examples, config(tmp_path / "run", simulated=0.5, validation=0))
+    assert asked == [drawers]
+
+
 def test_a_refused_resume_leaves_the_record_of_the_run(examples: list[Example], tmp_path: Path) -> None:
     quietly(examples, config(tmp_path / "run", epochs=1))
     before = (tmp_path / "run" / "config.json").read_bytes()

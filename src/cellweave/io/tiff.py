@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import uuid
 import zlib
@@ -21,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from cellweave.core.cores import cores
 from cellweave.core.errors import ReadError
 from cellweave.core.files import write_atomically
 from cellweave.core.labels import Labels
@@ -317,7 +317,7 @@ class _Segments:
 
     def _decoded(self, numbers: list[int]) -> Iterator[tuple[NDArray[Any] | None, tuple[int, ...]]]:
         """Decoded segments, or None for one that is not stored, and their corners."""
-        workers = os.cpu_count() or 1
+        workers = cores()
         for first in range(0, len(numbers), 4 * workers):
             part = numbers[first : first + 4 * workers]
             ready = {i: self.cache.get((id(self), i)) for i in part}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cellweave.core.cores import cores
 from cellweave.core.errors import InputError
 from cellweave.core.watershed import watershed
 from cellweave.prep.rescale import resize
@@ -107,7 +107,7 @@ def _in_bands(source: Floats, target: Floats, halo: int, make: Callable[[Floats]
         start, stop = max(0, top - halo), top + _BAND + halo
         target[top : top + _BAND] = make(source[start:stop])[top - start :][:_BAND]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(fill, range(0, len(source), _BAND)))
 
 

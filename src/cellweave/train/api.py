@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from cellweave import __version__
+from cellweave.core.cores import cores
 from cellweave.core.device import choose_device
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder, write_atomically
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 
 MODEL, SETTINGS, REPORT, CACHE, SHARDS = "model", "config.json", "data.txt", "cache", "shards"
 PACKED = 512
+MOST_DRAWERS = 16
+"""Processes that draw simulated pictures; each takes some hundred MB."""
 VALIDATION_SEED = 1_000_003
 """Added to the seed for simulated pictures that the training never sees."""
 DEFAULT_DIAMETER = {"FastUNet": 24.0, "CellposeUNet": 30.0, "AnchorUNet": 0.0, "NestedUNet": 24.0}
@@ -111,7 +114,7 @@ def train(
     samples, judged = _prepared(segmenter, training, held_out, config)
     if not resume and ranks.rank() == 0:
         _save_settings(config)
-    drawers = max(1, (os.cpu_count() or 2) // ranks.count() - 1)
+    drawers = min(MOST_DRAWERS, max(1, cores() // ranks.count() - 1))
     with ExitStack() as stack:
         stream = stack.enter_context(Workers(_order(segmenter, config), drawers)) if config.simulated else None
         fit(segmenter.net, segmenter.representation, samples, judged, config, stream=stream, resume=resume)
