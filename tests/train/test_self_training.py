@@ -355,7 +355,17 @@ def test_a_stage_is_made_once(examples: list[Example], tmp_path: Path, monkeypat
     (tmp_path / "second" / "stage.json").write_text(json.dumps(key | {"model": ""}))  # stopped before its end
     run_stage(examples, [], second, resume=True)
     assert made[5:] == [("second", True)]
-    (tmp_path / "second" / "stage.json").unlink()  # a model that was put there
+    for other in (examples[:2], [*examples[:2], replace(examples[2], labels=examples[2].labels * 0)]):
+        with pytest.raises(InputError, match=r"stage\.json: images or labels have changed since"):
+            run_stage(other, [], second, resume=True)
+    with pytest.raises(InputError, match="images or labels have changed"):
+        run_stage(examples, examples[:1], second, resume=True)
+    file = tmp_path / "second" / "stage.json"
+    file.write_text(
+        json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "data"})
+    )  # of an earlier version
+    assert run_stage(examples[:2], [], second, resume=True).name == "6"
+    file.unlink()  # a model that was put there
     assert run_stage(examples, [], second, resume=True).name == "6"
 
 

@@ -312,6 +312,21 @@ def test_a_refused_resume_leaves_the_record_of_the_run(examples: list[Example], 
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+def test_resuming_with_other_images_is_refused(examples: list[Example], tmp_path: Path) -> None:
+    """Of those learned from, or judged by. A checkpoint of an earlier version does not know them, and is believed."""
+    settings = config(tmp_path / "run", epochs=1)
+    quietly(examples[:4], settings, validation=examples[4:])
+    relabelled = [replace(examples[0], labels=examples[0].labels * (examples[0].labels > 1)), *examples[1:4]]
+    for training, validation in ((relabelled, examples[4:]), (examples[:4], examples[5:]), (examples[:4], [])):
+        with pytest.raises(InputError, match=r"checkpoint\.pt: images or labels have changed since"):
+            quietly(training, settings, validation=validation, resume=True)
+    quietly(examples[:4], settings, validation=examples[4:], resume=True)
+    content = torch.load(settings.out / "checkpoint.pt", weights_only=True)
+    del content["data"]
+    torch.save(content, settings.out / "checkpoint.pt")
+    quietly(examples[:4], settings, validation=examples[5:], resume=True)
+
+
 def test_no_data(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no training image"):
         quietly([], config(tmp_path / "run"))

@@ -42,6 +42,10 @@ LOSSES_HELD = 16
 AVERAGED = 0.999
 """Weights are averaged over about the last 1 / (1 - this) steps, over fewer at the start."""
 
+OTHER_DATA = (
+    "{}: images or labels have changed since this run was started; put them back, or start a new run in another folder"
+)
+
 
 @dataclass
 class _State:
@@ -69,6 +73,8 @@ class _Run:
     averaged: nn.Module
     optimiser: torch.optim.Optimizer
     device: torch.device
+    data: dict[str, str]
+    """Keys of what is learned from and judged by."""
     state: _State = field(default_factory=_State)
 
 
@@ -105,7 +111,8 @@ def fit(
         keep_freed_memory()
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = max(FEWEST_STEPS, len(training) // (config.batch_size * config.accumulate * ranks.count()))
-    run = _Run(net, copy.deepcopy(net).requires_grad_(False), _optimiser(net, config), device)
+    data = {"training": training.key, "validation": "none" if validation is None else validation.key}
+    run = _Run(net, copy.deepcopy(net).requires_grad_(False), _optimiser(net, config), device, data)
     run.state.steps, run.state.processes = steps, ranks.count()
     if resume:
         _resume(config.out / CHECKPOINT, run, config)
@@ -294,6 +301,7 @@ def _save_checkpoint(run: _Run, config: TrainConfig) -> None:
         "optimiser": run.optimiser.state_dict(),
         "state": vars(run.state),
         "config": config.to_json(),
+        "data": run.data,
     }
     save_weights(config.out / CHECKPOINT, content)
 
@@ -312,8 +320,9 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
     Raises
     ------
     InputError
-        When there is none, it cannot be read, or the run was started with other settings. Only `out` and `device` may
-        change, and `epochs` as long as the learning rate is at its peak, by the old number and by the new one.
+        When there is none, it cannot be read, or the run was started with other settings or images. Only `out` and
+        `device` may change, and `epochs` as long as the learning rate is at its peak, by the old number and by the new
+        one.
     """
     if not path.is_file():
         raise InputError(f"nothing to resume: there is no {path}; start without --resume")
@@ -325,7 +334,9 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
         changed = {k for k in now if k not in ("out", "device") and before.get(k) != now[k]}
         if changed == {"epochs"} and _both_at_peak(TrainConfig(**before), config, content["state"]):
             changed = set()
-        if not changed:
+        keys = content.get("data", {})  # a checkpoint of before, and shards, have none
+        other_data = ranks.rank() == 0 and any(keys.get(part) and k and keys[part] != k for part, k in run.data.items())
+        if not changed and not other_data:
             run.net.load_state_dict(content["net"])
             run.averaged.load_state_dict(content["averaged"])
             run.optimiser.load_state_dict(content["optimiser"])
@@ -333,6 +344,8 @@ def _resume(path: Path, run: _Run, config: TrainConfig) -> None:
             return
     except Exception as error:  # damaged bytes make torch.load raise nearly anything
         raise InputError(f"{path} is damaged ({type(error).__name__}); start again without --resume") from error
+    if not changed:
+        raise InputError(OTHER_DATA.format(path))
     raise InputError(
         f"{path} was started with other settings ({', '.join(f'{k}={before.get(k)}' for k in sorted(changed))}); "
         "resume with the same ones, or start a new run in another folder"

@@ -141,10 +141,13 @@ class Samples:
         (P, 3 + M) float16: three colours and M maps of every pixel of every sample, row by row. May be a memory map.
     facts
         One entry a sample, in order.
+    key
+        Text that tells them from samples of other examples, or prepared in another way; empty where it is not known.
     """
 
     values: NDArray[np.float16]
     facts: tuple[Facts, ...]
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -163,7 +166,7 @@ class Samples:
 def joined(parts: Sequence[Samples]) -> Samples:
     """One set of samples from several, copied."""
     values = np.concatenate([part.values for part in parts])
-    return Samples(values, tuple(fact for part in parts for fact in part.facts))
+    return Samples(values, tuple(fact for part in parts for fact in part.facts), "".join(part.key for part in parts))
 
 
 def prepare(
@@ -218,10 +221,11 @@ def usual_diameter(found: Sequence[float]) -> float:
 
 def load(file: Path) -> Samples:
     """The samples that `prepare` wrote, memory-mapped: read only where touched."""
-    facts = facts_from(json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["samples"])
+    told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    facts = facts_from(told["samples"])
     pixels = sum(y * x for y, x in (f.shape for f in facts))
     # Copy on write: torch refuses memory that cannot be written to, and nothing here writes.
-    return Samples(np.memmap(file, np.float16, mode="c").reshape(pixels, -1), facts)
+    return Samples(np.memmap(file, np.float16, mode="c").reshape(pixels, -1), facts, told["key"])
 
 
 def facts_from(entries: Sequence[dict[str, object]]) -> tuple[Facts, ...]:
@@ -307,7 +311,12 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def _key(examples: Sequence[Example], preparation: Preparation, zooms: Sequence[tuple[float, ...]]) -> str:
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Text that tells these examples from others: names, pixels, truth, groups, weights, given diameters."""
+    return _key(examples, None, [(example.given or 0.0,) for example in examples])
+
+
+def _key(examples: Sequence[Example], preparation: Preparation | None, zooms: Sequence[tuple[float, ...]]) -> str:
     digest = hashlib.sha256(repr(preparation).encode())
     for part in _parts(examples, zooms):
         digest.update(part)

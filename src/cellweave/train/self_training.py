@@ -33,9 +33,9 @@ from cellweave.train import ranks
 from cellweave.train.api import MODEL, Data, examples_of, split, train
 from cellweave.train.augment import sampling_weights
 from cellweave.train.config import TrainConfig
-from cellweave.train.loop import CHECKPOINT
+from cellweave.train.loop import CHECKPOINT, OTHER_DATA
 from cellweave.train.pairs import pictures_below
-from cellweave.train.samples import Example
+from cellweave.train.samples import Example, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -308,6 +308,11 @@ def run_stage(
 
     With `resume`, a stage that is finished gives its model (also one that was trained elsewhere and put into
     ``config.out/model``), and one that was stopped goes on. One that was made with another base starts anew.
+
+    Raises
+    ------
+    InputError
+        When one that would go on was made with other images or labels.
     """
     base = load_segmenter(config.base).hash if config.base else ""
     settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in ("out", "device", "base")}
@@ -320,12 +325,16 @@ def run_stage(
     if before is None and model.is_dir():
         return Segmenter.load(model)
     goes_on = before is None or before.get("key") == key
+    data = [fingerprint(training), fingerprint(held_out)]
+    if before and goes_on and before.get("data", data) != data:
+        raise InputError(OTHER_DATA.format(file))
     if before and goes_on and before.get("model") and model.is_dir():
         return Segmenter.load(model)
-    _write_json(file, {"key": key, "base": base, "model": ""})
+    now = {"key": key, "base": base, "data": data}
+    _write_json(file, now | {"model": ""})
     goes_on = resume and goes_on and (config.out / CHECKPOINT).is_file()
     trained = train(list(training), config, validation=list(held_out), resume=goes_on, card=card)
-    _write_json(file, {"key": key, "base": base, "model": trained.hash})
+    _write_json(file, now | {"model": trained.hash})
     return trained
 
 
