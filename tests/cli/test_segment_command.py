@@ -471,6 +471,17 @@ def test_what_is_saved_can_be_chosen(
     assert "already done" in segment(images / "a.tif", "--save", save_).err
 
 
+def test_results_that_an_image_no_longer_has_are_removed(
+    segment: Run, tmp_path: Path, domes: Callable[..., Any]
+) -> None:
+    file = save(tmp_path / "in" / "a b.tif", domes(0, (60, 60), 1)[0])
+    segment(file, "--save", "labels,overlay,zarr")
+    assert summary(tmp_path / "out")["a b.tif"]["outputs"] == "a b_labels.tif a b_overlay.png a b_labels.zarr"
+    (tmp_path / "out" / "a b_notes.txt").touch()
+    assert segment(file, "--save", "table", "--overwrite").status == 0
+    assert names(tmp_path / "out") == ["a b_cells.csv", "a b_notes.txt", "run.json", "summary.csv"]
+
+
 @pytest.mark.parametrize("save_", ["", "masks", "labels,pickle"])
 def test_what_cannot_be_saved_is_told(segment: Run, images: Path, tmp_path: Path, save_: str) -> None:
     done = segment(images, "--save", save_)

@@ -219,6 +219,13 @@ def test_an_object_without_a_usable_model_is_left_out(
     names = ["run.json", "summary.csv", "x_nuclei.csv", "x_nuclei_labels.tif"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     assert summary(tmp_path / "out")["x.ome.tif"]["outputs"] == "x_nuclei_labels.tif x_nuclei.csv"
+    again = (*arguments, "--out", tmp_path / "out", "--save", "labels,table")
+    assert "already done" in run_cli(*again).err
+    stale = [tmp_path / "out" / f"x_{end}" for end in ("cells_labels.tif", "cytoplasm_labels.tif", "linked.csv")]
+    for path in stale:
+        path.touch()  # as if there had been a model for cells
+    assert run_cli(*again, "--overwrite").status == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     only = run_cli(*arguments[:-2], "--out", tmp_path / "other", "--object", "cells")
     assert only.status == 1
     assert "no model for cells" in only.err

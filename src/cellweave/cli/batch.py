@@ -20,7 +20,7 @@ from rich.console import Console
 
 from cellweave import __version__
 from cellweave.core.errors import CellweaveError, InputError
-from cellweave.core.files import make_output_folder, sha256, write_atomically
+from cellweave.core.files import make_output_folder, remove, sha256, write_atomically
 from cellweave.core.image import Image
 from cellweave.core.progress import console_progress, report
 from cellweave.io.filenames import IMAGE_SUFFIXES, images_in, stem_of
@@ -56,7 +56,8 @@ class Work(Generic[Result]):
     tell
         A line about a row, for people.
     writers
-        By the ending of the name of a file to write: what writes a result there.
+        By the ending of the name of a file to write: what writes a result there, and returns False when the result has
+        nothing for it.
     table, columns
         Name of the table of all files, and the command's own columns.
     """
@@ -80,8 +81,9 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
     """Do the work with every input and return the rows of this run; those of files that failed have this as status.
 
     A file counts as finished when its outputs exist and its content has not changed since; finished files are skipped
-    unless `overwrite`. Names and rows of the other files in the folder stay. Table and `run.json` are rewritten after
-    every file, so that an interrupted run can go on. Without `out` nothing is written.
+    unless `overwrite`. Outputs of an earlier run that a file no longer has are removed. Names and rows of the other
+    files in the folder stay. Table and `run.json` are rewritten after every file, so that an interrupted run can go on.
+    Without `out` nothing is written.
 
     Raises
     ------
@@ -96,14 +98,13 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
     again = {os.path.abspath(file) for file in files} if overwrite else set[str]()
     before = _previous(folder, work, again) if folder else {}
     stems = [folder / stem for stem in _stems(files, before)] if folder else [None] * len(files)
-    before = {path: row for path, row in before.items() if path not in again}
-    book = _Book(folder, work, before)
+    book = _Book(folder, work, {path: row for path, row in before.items() if path not in again})
     console = Console(stderr=True)
     try:
         with console_progress():
             for k, (file, stem) in enumerate(zip(files, stems, strict=True)):
                 report("images", k, len(files), file.name)
-                row = _one(file, stem, work, before.get(os.path.abspath(file)))
+                row = _one(file, stem, work, before.get(os.path.abspath(file)), overwrite)
                 book.add(row)
                 _say(console, row, work)
             report("images", len(files), len(files), "")
@@ -122,29 +123,37 @@ def run_batch(inputs: Sequence[str], out: Path | None, work: Work[Result], *, ov
     return book.rows
 
 
-def _one(file: Path, stem: Path | None, work: Work[Result], before: Row | None) -> Row:
+def _one(file: Path, stem: Path | None, work: Work[Result], before: Row | None, overwrite: bool) -> Row:
     """Do one file, or say why not."""
     start = time.monotonic()
     name = stem.name if stem else stem_of(file)
     row: Row = {"file": os.path.abspath(file), "name": name, "status": "done", "sha256": ""}
     try:
-        outputs = {stem.with_name(stem.name + end): write for end, write in work.writers.items()} if stem else {}
         if stem and file.exists():
             row["sha256"] = sha256(file)
+        earlier = _outputs(stem, before) if stem and before else set()
         finished = before is not None and before["status"] != "failed" and before["sha256"] == row["sha256"]
-        if before is not None and finished and all(path.exists() for path in outputs):
+        if before is not None and finished and not overwrite and all(path.exists() for path in earlier):
             return before | {"status": "skipped"}
         result, own = work.do(file)
-        for path, write in outputs.items():
-            write(path, result)
         row |= own
-        row["outputs"] = " ".join(path.name for path in outputs if path.exists())
+        if stem:
+            outputs = {stem.with_name(name + end): write for end, write in work.writers.items()}
+            written = [path for path, write in outputs.items() if write(path, result) is not False]
+            for path in (earlier | outputs.keys()).difference(written):
+                remove(path)
+            row["outputs"] = " ".join(path.name for path in written)
     except CellweaveError as error:
         row |= {"status": "failed", "error": str(error)}
     except Exception as error:  # a fault of ours in one file must not end the batch; it is reported
         log.debug("unexpected error", exc_info=True)
         row |= {"status": "failed", "error": f"unexpected {type(error).__name__}: {error}"}
     return row | {"seconds": round(time.monotonic() - start, 3)}
+
+
+def _outputs(stem: Path, row: Row) -> set[Path]:
+    """Files that a row of the table names; they begin with the stem, which may hold spaces."""
+    return {stem.with_name(stem.name + end) for end in f" {row['outputs']}".split(f" {stem.name}")[1:]}
 
 
 class _Book:

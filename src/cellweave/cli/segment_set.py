@@ -266,23 +266,29 @@ def _writers(objects: Sequence[str], kinds: Sequence[str]) -> dict[str, Callable
             if k in ("labels", "png", "zarr")
         }
         if "table" in kinds:
-            writers[LINKED] = lambda path, found: write_table(path, found.linked) if found.linked else None
+            writers[LINKED] = _write_linked
     return writers
 
 
-def _write(name: str, kind: str, path: Path, found: Found) -> None:
+def _write(name: str, kind: str, path: Path, found: Found) -> bool:
     result = found.by_object.get(name)
-    if result is None:
-        return  # there was no model for it
     if isinstance(result, Film):
         WRITERS[kind](path, result)
-    else:
+    elif result is not None:
         OUTPUTS[kind][1](path, result)
+    return result is not None  # there was a model for it
 
 
-def _write_part(part: str, path: Path, found: Found) -> None:
+def _write_part(part: str, path: Path, found: Found) -> bool:
     size, labels = found.image.pixel_size_um, found.parts.get(part)
     if isinstance(labels, LabelStore):
         write_label_film(path, labels, pixel_size_um=size, interval_s=found.image.interval_s)
     elif labels is not None:
         write_labels(path, labels, pixel_size_um=None if path.suffix == ".png" else size)
+    return labels is not None
+
+
+def _write_linked(path: Path, found: Found) -> bool:
+    if found.linked is not None:
+        write_table(path, found.linked)
+    return found.linked is not None

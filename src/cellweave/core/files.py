@@ -22,7 +22,8 @@ def _reason(error: OSError) -> str:
     return str(error)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or a folder; nothing happens when there is none."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -38,7 +39,7 @@ def _replace_folder(target: Path, temporary: Path) -> None:
     except BaseException:
         os.replace(aside, target)
         raise
-    _remove(aside)
+    remove(aside)
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise WriteError(f"cannot write {target}: {_reason(error)}") from error
     finally:
         if temporary.exists():
-            _remove(temporary)
+            remove(temporary)
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
