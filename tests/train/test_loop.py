@@ -425,8 +425,13 @@ def test_a_finished_run_can_be_resumed(samples: Samples, tmp_path: Path) -> None
 
 
 def test_a_new_run_in_an_old_folder_starts_from_scratch(samples: Samples, tmp_path: Path) -> None:
+    """If it may; otherwise the old one stays."""
     run(samples, config(tmp_path, epochs=3, learning_rate=0.01))
-    fresh = run(samples, config(tmp_path, epochs=1))
+    before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match="holds a run already; go on with it by --resume, replace it by --overwrite"):
+        run(samples, config(tmp_path, epochs=1))
+    assert {file: file.read_bytes() for file in before} == before
+    fresh = run(samples, config(tmp_path, epochs=1, overwrite=True))
     assert len(log_rows(tmp_path)) == 1
     assert_equal_nets(fresh, run(samples, config(tmp_path / "other", epochs=1)))
 

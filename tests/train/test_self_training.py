@@ -28,7 +28,7 @@ from cellweave.models import Segmenter
 from cellweave.predict import segment
 from cellweave.train import Example, TrainConfig, check_folder, pseudo_labels, self_train, self_training
 from cellweave.train.augment import sampling_weights
-from cellweave.train.self_training import GROUP, group_shares, run_stage
+from cellweave.train.self_training import GROUP, begin, group_shares, run_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU: dict[str, Any] = {"device": "cpu", "min_confidence": 0.1}
@@ -367,6 +367,20 @@ def test_a_stage_is_made_once(examples: list[Example], tmp_path: Path, monkeypat
     assert run_stage(examples[:2], [], second, resume=True).name == "6"
     file.unlink()  # a model that was put there
     assert run_stage(examples, [], second, resume=True).name == "6"
+
+
+def test_stages_are_replaced_only_if_that_is_said(examples: list[Example], tmp_path: Path) -> None:
+    """A run of one stage, and one of several, in which a stage has begun."""
+    (tmp_path / "run" / "teacher").mkdir(parents=True)
+    (tmp_path / "run" / "teacher" / "checkpoint.pt").touch()
+    teacher = settings(tmp_path / "run" / "teacher")
+    with pytest.raises(InputError, match="teacher holds a run already"):
+        run_stage(examples, [], teacher, resume=False)
+    with pytest.raises(InputError, match="teacher holds a run already"):
+        self_train(examples, settings(tmp_path / "run"), tmp_path)
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["teacher", "checkpoint.pt"]
+    begin(settings(tmp_path / "run", overwrite=True), "self-training.json", {}, False)
+    assert (tmp_path / "run" / "self-training.json").is_file()
 
 
 def bright_parts(image: Image, *_: Any, **__: Any) -> Any:

@@ -327,6 +327,19 @@ def test_resuming_with_other_images_is_refused(examples: list[Example], tmp_path
     quietly(examples[:4], settings, validation=examples[5:], resume=True)
 
 
+def test_a_run_is_replaced_only_if_that_is_said(examples: list[Example], tmp_path: Path) -> None:
+    """The refusal comes before the data are read, and the record of the run stays."""
+    quietly(examples, config(tmp_path / "run", epochs=1))
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(InputError, match="run holds a run already"):
+        quietly(tmp_path / "no such folder", config(tmp_path / "run", epochs=2))
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    assert "overwrite" not in before.decode()
+    again, _ = quietly(examples, config(tmp_path / "run", epochs=2, overwrite=True))
+    assert again.card["Recipe"]["epochs"] == "2"
+    assert "overwrite" not in again.card["Recipe"]
+
+
 def test_no_data(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no training image"):
         quietly([], config(tmp_path / "run"))

@@ -38,7 +38,7 @@ from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
 from cellweave.train.counts import fit_decoding, judge_counts
-from cellweave.train.loop import LOG, fit, save_weights
+from cellweave.train.loop import LOG, check_new, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
 from cellweave.train.point_data import read_point_folder
 from cellweave.train.pseudo_masks import outlined
@@ -50,6 +50,7 @@ from cellweave.train.sizes import train_size_model
 log = logging.getLogger(__name__)
 
 MODEL, SETTINGS, REPORT, CACHE, SHARDS = "model", "config.json", "data.txt", "cache", "shards"
+NO_RECIPE = ("out", "device", "overwrite")
 PACKED = 512
 MOST_DRAWERS = 16
 """Processes that draw simulated pictures; each takes some hundred MB."""
@@ -98,7 +99,8 @@ def train(
     Raises
     ------
     InputError
-        When no image can be used, or images and labels do not fit; the report says why.
+        When no image can be used, or images and labels do not fit; the report says why. When `config.out` holds a run
+        that is neither resumed nor overwritten.
 
     Notes
     -----
@@ -108,6 +110,8 @@ def train(
         with console_progress():
             return train(data, config, validation=validation, resume=resume, card=card)
     make_output_folder(config.out)
+    if not resume:
+        check_new(config.out, config)
     segmenter = start(config)
     _check_crop(segmenter, config)
     training, held_out = split(_examples(data, config, config.out), validation, config)
@@ -391,7 +395,7 @@ def _facts(config: TrainConfig, training: Sequence[Example], held_out: Sequence[
         "Training data": described(training),
         "Validation data": described(held_out) if held_out else "none: the last epoch is not chosen by held-out images",
         "Training time": _time_spent(config),
-        "Recipe": {k: str(v) for k, v in asdict(config).items() if k not in ("out", "device") and v not in (None, ())},
+        "Recipe": {k: str(v) for k, v in asdict(config).items() if k not in NO_RECIPE and v not in (None, ())},
     }
 
 

@@ -94,6 +94,8 @@ class TrainConfig:
         Channel policy, see `cellweave.prep.Channels`; "auto" keeps that of the base.
     seed, device
         As everywhere.
+    overwrite
+        Whether a run in `out` that is not resumed is replaced. It is not saved.
 
     Raises
     ------
@@ -129,6 +131,7 @@ class TrainConfig:
     channels: str = "auto"
     seed: int = 0
     device: str = "auto"
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", Path(self.out))
@@ -189,7 +192,9 @@ class TrainConfig:
 
     def to_json(self) -> str:
         """The settings as JSON, one a line."""
-        return json.dumps(asdict(self) | {"out": str(self.out)}, indent=2)
+        settings = asdict(self) | {"out": str(self.out)}
+        del settings["overwrite"]
+        return json.dumps(settings, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:

@@ -104,8 +104,10 @@ def fit(
     CellweaveError
         When the loss is not finite, with what to do about it.
     InputError
-        When a run cannot be resumed.
+        When a run cannot be resumed, or would be replaced without `config.overwrite`.
     """
+    if not resume:
+        check_new(config.out, config)
     device = ranks.join(choose_device(config.device))
     if device.type == "cpu":
         keep_freed_memory()
@@ -159,6 +161,21 @@ def fit(
     ranks.wait()
     net.load_state_dict(best_weights(config.out))
     net.eval()
+
+
+def check_new(folder: Path, config: TrainConfig) -> None:
+    """Refuse to put a run into a folder that holds one, finished or not.
+
+    Raises
+    ------
+    InputError
+        When there is one, and `config.overwrite` does not allow to replace it.
+    """
+    if (folder / CHECKPOINT).exists() and not config.overwrite:
+        raise InputError(
+            f"{folder} holds a run already; go on with it by --resume, replace it by --overwrite, or choose another "
+            "folder"
+        )
 
 
 def best_weights(out: Path) -> dict[str, torch.Tensor]:

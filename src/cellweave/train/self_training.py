@@ -33,7 +33,7 @@ from cellweave.train import ranks
 from cellweave.train.api import MODEL, Data, examples_of, split, train
 from cellweave.train.augment import sampling_weights
 from cellweave.train.config import TrainConfig
-from cellweave.train.loop import CHECKPOINT, OTHER_DATA
+from cellweave.train.loop import CHECKPOINT, OTHER_DATA, check_new
 from cellweave.train.pairs import pictures_below
 from cellweave.train.samples import Example, fingerprint
 
@@ -274,7 +274,8 @@ def begin(config: TrainConfig, name: str, options: dict[str, Any], resume: bool)
     Raises
     ------
     InputError
-        When there is nothing to resume, it was started with other settings, or several processes run.
+        When there is nothing to resume, it was started with other settings, there is a run that is neither resumed nor
+        overwritten, or several processes run.
     """
     if ranks.count() > 1:
         raise InputError("a training of several stages runs in one process; start it without torchrun")
@@ -293,6 +294,9 @@ def begin(config: TrainConfig, name: str, options: dict[str, Any], resume: bool)
                 "resume with the same ones, or start a new run in another folder"
             )
         now = now | before
+    else:
+        for folder in (config.out, *(checkpoint.parent for checkpoint in config.out.glob(f"*/{CHECKPOINT}"))):
+            check_new(folder, config)
     _write_json(file, now)
 
 
@@ -322,6 +326,10 @@ def run_stage(
     key = hashlib.sha256(json.dumps([settings, base], sort_keys=True).encode()).hexdigest()
     file, model = make_output_folder(config.out) / STAGE, config.out / MODEL
     before = _read_json(file) if resume else {}
+    if resume:
+        config = replace(config, overwrite=True)
+    else:
+        check_new(config.out, config)
     if before is None and model.is_dir():
         return Segmenter.load(model)
     goes_on = before is None or before.get("key") == key
