@@ -102,6 +102,12 @@ def test_resume_and_other_options(run_cli: Run, data: Path, tmp_path: Path) -> N
     done = run_cli("train", data, "--out", out, "--resume", *options, "--seed", 6)
     assert done.status == 1
     assert "other settings (seed=5)" in done.err
+    done = run_cli("train", data, "--out", out, *options)
+    assert done.status == 1
+    assert "holds a run already; go on with it by --resume, replace it by --overwrite" in done.err
+    assert run_cli("train", data, "--out", out, *options, "--overwrite").status == 0
+    done = run_cli("train", data, "--out", out, *options, "--overwrite", "--resume")
+    assert "leave one of them out" in done.err
 
 
 @pytest.mark.parametrize(
@@ -207,7 +213,7 @@ def test_shards_for_a_bare_machine(run_cli: Run, more: Path, tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("narrow")
-def test_points_then_count(run_cli: Run, tmp_path: Path) -> None:
+def test_points_then_count(run_cli: Run, tmp_path: Path, more: Path) -> None:
     data, out = write_dots(tmp_path / "clicks", range(6)), tmp_path / "run"
     (data / "points" / "d001.csv").write_text("nonsense")
     options = ("--epochs", 1, "--crop", 48, "--batch-size", 2, "--device", "cpu", "--validation", data)
@@ -225,6 +231,10 @@ def test_points_then_count(run_cli: Run, tmp_path: Path) -> None:
     done = run_cli("count", data / "images", "--out", tmp_path / "out", "--model", out / "model", "--device", "cpu")
     assert done.status == 0, done.err
     assert len((tmp_path / "out" / "counts.csv").read_text().splitlines()) >= 7
+    tuned = ("--base", out / "model", "--out", tmp_path / "tuned")
+    done = run_cli("train", more, *tuned, *QUICK)
+    assert done.status == 0, done.err
+    assert "cellweave count IMAGES" in done.out  # the base says it, not an option
     done = run_cli("segment", data / "images", "--out", tmp_path / "no", "--model", out / "model", "--device", "cpu")
     assert done.status == 1
     assert "not their outlines; use it to count (cellweave count)" in done.err

@@ -218,7 +218,7 @@ def test_the_command(run_cli: Callable[..., Any], tmp_path: Path, monkeypatch: p
         return note
 
     for name, extra in (("train_cell_segmenter", 0), ("self_train", 1)):
-        monkeypatch.setattr(f"cellweave.train.{name}", noting(name, extra=extra))
+        monkeypatch.setattr(f"cellweave.cli.train.{name}", noting(name, extra=extra))
     new, out, weights = tmp_path / "new", tmp_path / "run", tmp_path / "resnet18.pt"
     options = ("--out", out, "--epochs", 5, "--width", 0.5, "--unlabelled", new)
     done = run_cli("train", "a", "--method", "cell-segmenter", "--imagenet", weights, "--resume", *options)

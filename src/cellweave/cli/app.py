@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -318,6 +317,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     only_prepare: Annotated[
         bool, typer.Option("--prepare-only", help="Write shards, to train on a machine with PyTorch alone.")
     ] = False,
@@ -363,115 +363,51 @@ def train(
     --target points learns to count cells from one point in each: DATA has images/ and points/. The model is for count.
     With --representation DiffusionFlows or StarConvex it learns outlines that are guessed from the points.
     """
-    from cellweave.core.progress import console_progress
-    from cellweave.train import TrainConfig, prepare_only, ranks, self_train, train_cell_segmenter
-    from cellweave.train import train as run_training
+    from cellweave.cli.train import Plan, run
+    from cellweave.prep import Preparation
 
-    if strategy:
-        from cellweave.train.strategies import AUGMENTATION, BASE, PATIENCE
-
-        base, patience, augmentation = base or BASE, patience or PATIENCE, augmentation or AUGMENTATION
-    config = TrainConfig(
-        out=out,
-        base=base,
-        net=net,  # type: ignore[arg-type]
-        width=width,
-        imagenet=str(imagenet) if imagenet and not method else None,
-        representation=representation,  # type: ignore[arg-type]
-        target=target,  # type: ignore[arg-type]
-        sparse=sparse,
-        sigma=sigma,
-        debris=debris,
-        epochs=epochs,
-        batch_size=batch_size,
-        crop=crop,
-        accumulate=accumulate,
-        recipe=recipe,  # type: ignore[arg-type]
-        learning_rate=learning_rate,
-        diameter=diameter,
-        weights=_shares(weights, data),
-        simulated=simulated,
-        recipes=tuple(name.strip() for name in recipes.split(",") if name.strip()),
-        augmentation=augmentation or "standard",  # type: ignore[arg-type]
-        patience=patience,
-        channels=channels,
-        seed=seed,
-        device=device,
+    plan = Plan(
+        data=data,
+        validation=validation,
+        weights=weights,
+        resume=resume,
+        only_prepare=only_prepare,
+        method=method,
+        unlabelled=unlabelled,
+        oversample=oversample,
+        imagenet=imagenet,
+        strategy=strategy,
+        cell_line=cell_line,
+        reporters=_names(reporters),
+        prepared=Preparation.load(illumination, clahe, scaling),
     )
-    first = ranks.rank() == 0  # of the processes that torchrun starts; the others are silent
-    logging.getLogger("cellweave").setLevel(logging.INFO if first else logging.WARNING)
-    folders = data[0] if len(data) == 1 else data
-    if method not in (None, "cell-segmenter"):
-        raise CellweaveError(f"--method '{method}' is unknown; there is cell-segmenter, or leave it out")
-    if target == "points" and (method or unlabelled or strategy):
-        raise CellweaveError("--target points is one training; leave out --method, --unlabelled and --strategy")
-    if only_prepare and (method or unlabelled or strategy):
-        raise CellweaveError("--prepare-only is for one training; leave out --method, --unlabelled and --strategy")
-    if (cell_line or reporters or illumination or clahe or scaling) and not strategy:
-        raise CellweaveError(
-            "--cell-line, --reporters, --illumination, --clahe and --scaling are for --strategy; add it"
-        )
-    if only_prepare:
-        with console_progress():
-            files = prepare_only(folders, config, validation=validation)
-        size = sum(file.stat().st_size for file in files) / 1e6
-        typer.echo(
-            f"{len(files)} shards of {size:.0f} MB in all are in {out / 'shards'}. On the other machine, with the "
-            "folder src of cellweave: PYTHONPATH=src python -m cellweave.train.bare SHARDS RUN\n"
-            f"Copy RUN back into {out}, then repeat this command with --resume in the place of --prepare-only."
-        )
-        return
-    if strategy:
-        from cellweave.cli.strategy import run_strategy
-        from cellweave.prep import Preparation
-
-        if method or unlabelled or len(data) != 1:
-            raise CellweaveError("--strategy takes one DATA folder; leave out --method and --unlabelled")
-        run_strategy(
-            data[0],
-            strategy,
-            config,
-            cell_line=cell_line,
-            validation=validation,
-            reporters=_names(reporters),
-            prepared=Preparation.load(illumination, clahe, scaling),
-            resume=resume,
-        )
-        return
-    with console_progress() if first else nullcontext():
-        if method:
-            train_cell_segmenter(
-                folders,
-                config,
-                validation=validation,
-                unlabelled=unlabelled,
-                oversample=oversample,
-                resume=resume,
-                imagenet=imagenet,
-            )
-        elif unlabelled:
-            self_train(folders, config, unlabelled, validation=validation, oversample=oversample, resume=resume)
-        else:
-            run_training(folders, config, validation=validation, resume=resume)
-    if not first:
-        return
-    use = "count" if config.learned == "Heatmap" else "segment"
-    typer.echo(
-        f"The model is in {out / 'model'}. Use it with: cellweave {use} IMAGES --out RESULTS --model {out / 'model'}"
-    )
-
-
-def _shares(text: str | None, data: list[Path]) -> dict[str, float] | None:
-    """Shares of the data folders by name."""
-    if text is None:
-        return None
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = []
-    if len(shares) != len(data) or len(data) < 2:
-        raise CellweaveError(f"--weights '{text}': write one number for each of the {len(data)} DATA folders: 0.7,0.3")
-    return {folder.resolve().name: share for folder, share in zip(data, shares, strict=True)}
+    settings = {
+        "out": out,
+        "base": base,
+        "net": net,
+        "width": width,
+        "representation": representation,
+        "target": target,
+        "sparse": sparse,
+        "sigma": sigma,
+        "debris": debris,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "crop": crop,
+        "accumulate": accumulate,
+        "recipe": recipe,
+        "learning_rate": learning_rate,
+        "diameter": diameter,
+        "simulated": simulated,
+        "recipes": tuple(name.strip() for name in recipes.split(",") if name.strip()),
+        "augmentation": augmentation,
+        "patience": patience,
+        "channels": channels,
+        "seed": seed,
+        "device": device,
+        "overwrite": overwrite,
+    }
+    run(plan, settings)
 
 
 @app.command()
