@@ -21,7 +21,7 @@ from cellweave.models.folder import settings_hash
 from cellweave.nets import CellposeUNet, FastUNet
 from cellweave.predict import predict_maps, segment
 from cellweave.prep import Channels, Normalisation
-from cellweave.representations import DiffusionFlows, Heatmap
+from cellweave.representations import DiffusionFlows, Heatmap, WatershedEnergy
 
 FILES = ["README.md", "model.json", "model.safetensors"]
 
@@ -340,6 +340,12 @@ def test_a_copied_folder_works_anywhere(saved: Path, tmp_path: Path) -> None:
 
 def test_model_errors_are_ours() -> None:
     assert issubclass(ModelError, CellweaveError)
+
+
+def test_boxes_and_a_diameter_do_not_go_together(tiny_model: Segmenter) -> None:
+    boxes = tiny_model.with_(representation=WatershedEnergy(), diameter=0.0)
+    with pytest.raises(InputError, match=r"diameter of 30 px, but maps of WatershedEnergy cannot be resized"):
+        boxes.with_(diameter=30.0)
 
 
 def test_a_model_outlines_cells_or_finds_positions(tiny_model: Segmenter) -> None:

@@ -58,6 +58,11 @@ class Segmenter:
         For people: what it was trained on, licences, figures.
     hash
         SHA-256 of the weights file; empty for a model that was never saved.
+
+    Raises
+    ------
+    InputError
+        For a diameter where the maps hold values at lone pixels, which do not survive resizing.
     """
 
     net: nn.Module
@@ -71,6 +76,13 @@ class Segmenter:
     name: str = "unnamed"
     card: dict[str, Any] = field(default_factory=dict)
     hash: str = ""
+
+    def __post_init__(self) -> None:
+        if self.diameter and self.representation.points:
+            raise InputError(
+                f"model '{self.name}' has a diameter of {self.diameter:g} px, but maps of "
+                f"{type(self.representation).__name__} cannot be resized; give it the diameter 0: cells of any size"
+            )
 
     def with_(self, **changes: Any) -> Segmenter:
         """A copy with some fields replaced."""
