@@ -16,6 +16,7 @@ from cellweave.core.image import Image
 from cellweave.core.labels import median_diameter
 from cellweave.models import CellSegmenter
 from cellweave.predict import Branch, branches, estimate_diameter, predict_maps, segment
+from cellweave.predict.maps import maps_at
 from cellweave.predict.quality import quality
 from cellweave.representations import DistanceFlows
 
@@ -30,11 +31,11 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the models that run."""
     names: list[str] = []
 
-    def watched(image: Image, model: Any, **options: Any) -> Any:
-        names.append(model.name)
-        return predict_maps(image, model, **options)
+    def watched(image: Image, models: Any, **options: Any) -> Any:
+        names.append(models[0].name)
+        return maps_at(image, models, **options)
 
-    monkeypatch.setattr(branches, "predict_maps", watched)
+    monkeypatch.setattr(branches, "maps_at", watched)
     return names
 
 
@@ -171,6 +172,14 @@ def test_a_diameter_is_not_used_and_that_is_told_once(
         assert result.diameter == without.diameter == median_diameter(without.labels)
     with pytest.raises(InputError, match="not a positive size"):
         segment(gray(domes), once, diameter="large", device="cpu")
+
+
+def test_the_diameter_of_a_branch_that_has_one_is_told(domes: Callable[..., Any]) -> None:
+    sized = branch(2, DistanceFlows()).with_(diameter=30.0)
+    system, image = CellSegmenter({"general": sized}), gray(domes)
+    result = segment(image, system, device="cpu")
+    assert result.diameter == estimate_diameter(image, sized, device="cpu")
+    assert segment(image, system, diameter=25, device="cpu").diameter == 25
 
 
 def test_one_image_has_no_single_maps(system: CellSegmenter, domes: Callable[..., Any]) -> None:

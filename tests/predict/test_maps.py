@@ -200,7 +200,7 @@ def test_batches_halve_until_they_fit_and_change_nothing(
 
 def test_one_tile_that_does_not_fit_is_told(random_model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_above(random_model.net, 0, OUT_OF_MEMORY[0], monkeypatch)
-    with pytest.raises(CellweaveError, match=r"one tile of 32 x 320 px does not fit.*smaller tile"):
+    with pytest.raises(CellweaveError, match=r"one tile of 32 x 320 px does not fit.*tile=160"):
         predict_maps(picture((32, 1400)), random_model, diameter=24, tile=320, device="cpu")
 
 

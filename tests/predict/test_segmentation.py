@@ -14,8 +14,9 @@ from cellweave.core.errors import InputError, ModelError
 from cellweave.core.image import Image
 from cellweave.metrics import match
 from cellweave.models import Calibration, Segmenter
-from cellweave.predict import Segmentation, estimate_diameter, parse_diameter, predict_maps, segment
-from cellweave.predict.maps import Runner
+from cellweave.predict import Segmentation, estimate_diameter, maps, parse_diameter, predict_maps, segment
+from cellweave.predict.maps import Planes, Runner
+from cellweave.prep import channels
 
 
 def test_finds_the_cells(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:
@@ -78,6 +79,26 @@ def test_an_image_too_large_to_decode_is_refused_before_the_net_runs(
     monkeypatch.setattr(Runner, "look", None)
     with pytest.raises(InputError, match="too large to decode at once"):
         segment(domes(1)[0], tiny_model, device="cpu")
+
+
+def test_a_calibration_of_one_model_is_not_used_for_several(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:
+    model, picture = tiny_model.with_(calibration=Calibration(3.0, -4.0)), domes(1)[0]
+    several = segment(picture, [model, model], diameter=24, device="cpu")
+    assert several.model.calibration is None
+    assert np.array_equal(several.confidence, segment(picture, tiny_model, diameter=24, device="cpu").confidence)
+
+
+def test_a_photograph_is_looked_at_once(
+    tiny_model: Segmenter, domes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(maps, "Planes", lambda *a: made.append(Planes(*a)) or made[-1])
+    sample, sampled = channels._sample, list[Image]()
+    monkeypatch.setattr(channels, "_sample", lambda image: sampled.append(image) or sample(image))
+    picture = (domes(1)[0] // 5).astype(np.uint8)
+    image = Image.from_array(np.stack([picture // 2, picture, picture[::-1]], axis=-1))
+    assert segment(image, tiny_model, device="cpu").count > 0
+    assert (len(made), len(sampled)) == (1, 1)
 
 
 def test_a_least_confidence_leaves_some_and_drops_some(tiny_model: Segmenter, domes: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cellweave.core.image import Image
 from cellweave.models import CellSegmenter, Segmenter
 from cellweave.models.cell_segmenter import OMNIPOSE, PROBABILITY
-from cellweave.predict.maps import predict_maps
+from cellweave.predict.maps import maps_at
 from cellweave.predict.quality import choose_branch, quality
 from cellweave.prep import Channels
 from cellweave.prep.modality import ModalityStatistics
@@ -48,7 +48,7 @@ def choose(
     device: str = "auto",
     augment: bool = False,
     tile: int | None = None,
-) -> tuple[Branch, Maps]:
+) -> tuple[Branch, Maps, float | None]:
     """Run the models that an image calls for, and choose one.
 
     The model of the image's modality runs always; on grayscale images the Omnipose branch too, if there is one, and
@@ -66,29 +66,30 @@ def choose(
 
     Returns
     -------
-    branch, maps
-        The maps are those of the chosen model.
+    branch, maps, diameter
+        The maps are those of the chosen model, and so is the diameter: given, estimated, or None where it finds cells
+        of any size.
     """
     seen = ModalityStatistics.of(image)
     own = system.name_of(seen.modality)
     both = seen.modality == "grayscale" and OMNIPOSE in system.branches
     found: dict[str, float] = {}
-    kept: dict[str, Maps] = {}
+    kept: dict[str, tuple[Maps, float | None]] = {}
     names = [own, OMNIPOSE] if both else [own]
     for name in names:
         system.branches[name].representation.check_size(image.height, image.width)
     for name in names:
         model = system.branches[name]
-        kept[name] = predict_maps(
-            image, model, diameter=diameter, channels=channels, device=device, augment=augment, tile=tile
+        kept[name] = maps_at(
+            image, [model], diameter=diameter, channels=channels, device=device, augment=augment, tile=tile
         )
-        found[name] = quality(foreground(model, kept[name]))
+        found[name] = quality(foreground(model, kept[name][0]))
     chosen = own
     if both:
         taken = choose_branch(found[own], found[OMNIPOSE], lowest=system.lowest, margin=system.margin)
         chosen = OMNIPOSE if taken == "omnipose" else own
     why = f"{seen.modality} image, as {seen.why}; {_reason(own, found, system)}"
-    return Branch(seen.modality, chosen, found, why), kept[chosen]
+    return Branch(seen.modality, chosen, found, why), *kept[chosen]
 
 
 def foreground(model: Segmenter, maps: Maps) -> NDArray[np.float32]:

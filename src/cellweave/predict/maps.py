@@ -75,11 +75,24 @@ def predict_maps(
     -----
     A model that finds cells of any size (`Segmenter.diameter` is 0) sees the image as it is; `diameter` plays no part.
     """
-    picture = as_plane(image)
-    models = load_models(model)
+    options: dict[str, Any] = {"channels": channels, "device": device, "augment": augment, "tile": tile}
+    return maps_at(as_plane(image), load_models(model), diameter=diameter, **options)[0]
+
+
+def maps_at(
+    picture: Image,
+    models: Sequence[Segmenter],
+    *,
+    diameter: float | None,
+    channels: str | Channels | None,
+    device: str,
+    augment: bool,
+    tile: int | None,
+) -> tuple[Maps, float | None]:
+    """As `predict_maps`, and the diameter: the one given, or estimated; None where all models find any size."""
     planes = Planes(picture, models[0], channels)
     if diameter is None and any(one.diameter for one in models):
-        diameter = estimate_diameter(picture, models[0], channels=channels, device=device)
+        diameter = _estimated(planes, models[0], device)
     if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
         raise InputError(f"diameter is {diameter}; it must be a positive number of pixels")
     n_maps = len(models[0].representation.map_names)
@@ -89,7 +102,7 @@ def predict_maps(
         seen = Planes(picture, one, channels) if one is not models[0] else planes
         for rows, values in finished_rows(seen, one, runner, diameter, tile):
             maps[:, rows] += values / len(models) if len(models) > 1 else values
-    return maps
+    return maps, diameter
 
 
 def finished_rows(
@@ -120,13 +133,16 @@ def estimate_diameter(
     answer is at least a quarter of the training diameter, and at most the image's longer side.
     """
     picture, segmenter = as_plane(image), load_segmenter(model)
-    if not segmenter.diameter:
+    return _estimated(Planes(picture, segmenter, channels), segmenter, device)
+
+
+def _estimated(planes: Planes, model: Segmenter, device: str) -> float:
+    if not model.diameter:
         raise InputError(
-            f"model '{segmenter.name}' finds cells of any size and does not tell it; "
+            f"model '{model.name}' finds cells of any size and does not tell it; "
             "segment the image and measure the labels, or use another model"
         )
-    runner = Runner(segmenter, choose_device(device), augment=False)
-    return find_diameter(Planes(picture, segmenter, channels), runner, segmenter)
+    return find_diameter(planes, Runner(model, choose_device(device), augment=False), model)
 
 
 def as_plane(image: Image | NDArray[Any]) -> Image:
@@ -201,7 +217,8 @@ class Runner:
                 if self._batch == 1:
                     raise CellweaveError(
                         f"one tile of {tiles.shape[2]} x {tiles.shape[3]} px does not fit in the memory of "
-                        f"{self._device}; use a smaller tile (tile=512), or device='cpu'"
+                        f"{self._device}; end other programs that use it, choose another device, or in Python "
+                        f"a smaller tile: segment(..., tile={max(tiles.shape[2:]) // 2})"
                     ) from error
                 self._batch //= 2
                 log.info("not enough memory on %s: batches of %d tiles from here", self._device, self._batch)

@@ -18,7 +18,7 @@ from cellweave.core.labels import Labels, median_diameter
 from cellweave.core.measure import Table, measure
 from cellweave.models import AnyModel, CellSegmenter, Segmenter, load_model
 from cellweave.predict.branches import Branch, choose
-from cellweave.predict.maps import as_plane, estimate_diameter, load_models, predict_maps
+from cellweave.predict.maps import as_plane, load_models, maps_at
 from cellweave.prep import Channels
 from cellweave.representations.base import Maps
 
@@ -35,7 +35,7 @@ class Segmentation:
         (Y, X) int32, 0 = background, ids 1..n.
     confidence
         (n,) float32 in 0..1, in the order of the ids: the probability that the object matches a true one at IoU 0.5,
-        where the model has a `Calibration`, and as far as the image is like those it was made on.
+        where a single model has a `Calibration`, and as far as the image is like those it was made on; else the score.
     maps
         (M, Y, X) float32; ``model.representation.decode(maps)`` gives the labels again (before `min_confidence`), or
         others with other thresholds, without running the net.
@@ -43,7 +43,7 @@ class Segmentation:
         Cell diameter in px that the image was resized by: given, or estimated; the median of the cells found where
         the model finds those of any size.
     model
-        The first of the models used; of a `CellSegmenter`, the branch that was chosen.
+        The first of the models used, of several without its calibration; of a `CellSegmenter`, the branch chosen.
     image
         What was segmented.
     dropped
@@ -109,14 +109,14 @@ def segment(
     options: dict[str, Any] = {"channels": channels, "device": device, "augment": augment, "tile": tile}
     branch = None
     if isinstance(loaded, CellSegmenter):
-        branch, maps = choose(picture, loaded, diameter=given, **options)
-        first, used, name = loaded.branches[branch.name], given, loaded.name
+        branch, maps, used = choose(picture, loaded, diameter=given, **options)
+        first, name = loaded.branches[branch.name], loaded.name
     else:
-        first, used, name = loaded[0], given, loaded[0].name
+        first, name = loaded[0], loaded[0].name
         first.outlines.check_size(picture.height, picture.width)
-        if used is None and first.diameter:
-            used = estimate_diameter(picture, first, channels=channels, device=device)
-        maps = predict_maps(picture, loaded, diameter=used, **options)
+        maps, used = maps_at(picture, loaded, diameter=given, **options)
+        if len(loaded) > 1:
+            first = first.with_(calibration=None)  # it was made on the maps of one model
     if given is not None and not first.diameter:
         tell_unused(name)
     labels, confidence = first.decode_scored(maps)

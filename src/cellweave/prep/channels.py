@@ -121,7 +121,7 @@ class Channels:
             weights[:, chosen[0] if chosen else 0] = 1.0
             return weights
         if policy.policy == "color" and not chosen and image.color:
-            lit = _lit(image)
+            lit = _lit(_sample(image))
             weights[lit, lit] = 1.0
             if len(lit) == 1:
                 weights[:, lit[0]] = 1.0
@@ -141,7 +141,7 @@ def _color_policy(image: Image) -> Channels:
     pixels = _sample(image)
     if (pixels == pixels[:1]).all():
         return Channels("gray")
-    lit = _lit(image)
+    lit = _lit(pixels)
     if len(lit) == 1:
         return Channels("gray", (str(lit[0] + 1),))
     if lit == [0, 1]:
@@ -156,16 +156,15 @@ def _sample(image: Image) -> NDArray[Any]:
     return np.concatenate(rows, axis=1)
 
 
-def _lit(image: Image) -> list[int]:
-    """Channels with light; all, where none has.
+def _lit(pixels: NDArray[Any]) -> list[int]:
+    """Channels of a sample (C, Y, X) with light; all, where none has.
 
     One whose 1st to 99th percentile span less than a twentieth of the widest span has no light in it: normalised by
     itself, it would be noise at full contrast.
     """
-    pixels = _sample(image)
     low, high = np.nanpercentile(pixels.reshape(len(pixels), -1).astype(np.float32), [1, 99], axis=1)
     lit: list[int] = np.flatnonzero(high - low > 0.05 * (high - low).max()).tolist()
-    return lit or list(range(image.n_channels))
+    return lit or list(range(len(pixels)))
 
 
 def _named(image: Image) -> str:
