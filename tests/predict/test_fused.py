@@ -166,6 +166,11 @@ def test_an_object_that_no_model_can_find_is_left_out(
         segment_set(only, models, objects=["nuclei", "cells"], device="cpu")
 
 
+def test_a_diameter_of_something_else_is_refused(image: Image, models: ModelSet) -> None:
+    with pytest.raises(InputError, match="diameters of nucleus: an object is one of nuclei, cells"):
+        segment_set(image, models, diameters={"nucleus": 15}, device="cpu")
+
+
 def test_names_that_no_model_knows(image: Image, models: ModelSet) -> None:
     with pytest.raises(
         InputError, match=r"x\.tif does not tell the names of its 3 channels.*--reporters.*ERK, AKT, p38"

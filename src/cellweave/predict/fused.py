@@ -18,7 +18,7 @@ from cellweave.fusion import flow_fusion, fuse_instances
 from cellweave.fusion.fuse_instances import MIN_SIZE
 from cellweave.metrics import match
 from cellweave.models import Choice, Key, ModelSet, Segmenter
-from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, spoken
+from cellweave.models.model_set import ANY, AVERAGE, FLOW_FUSION, OBJECTS, spoken
 from cellweave.predict.maps import as_plane, estimate_diameter, predict_maps
 from cellweave.predict.segmentation import Segmentation, check_confidence, parse_diameter, without_doubtful
 from cellweave.prep import Channels, empty_channels
@@ -175,7 +175,8 @@ def segment_set(
     ModelError
         When the set has no model for the cell line, for an object, or for any channel of the image.
     InputError
-        When the image does not tell the names of its channels, two have the same, or maps cannot be averaged.
+        When the image does not tell the names of its channels, two have the same, maps cannot be averaged, or a
+        diameter is given of something else than nuclei and cells.
 
     References
     ----------
@@ -184,6 +185,8 @@ def segment_set(
     none is there, all other models that have a channel.
     """
     check_confidence(min_confidence)
+    if unknown := [name for name in diameters or {} if name not in OBJECTS]:
+        raise InputError(f"diameters of {', '.join(unknown)}: an object is one of {', '.join(OBJECTS)}")
     picture, line = as_plane(image), model_set.cell_line(cell_line)
     picks, left_out = pick_objects(picture, model_set, objects or model_set.objects(line), line)
     if objects and left_out:
