@@ -159,10 +159,13 @@ def test_an_archive_carries_a_set(run_cli: Run, mine: Path, zoo: ModelSet, tmp_p
 
 def test_an_archive_carries_a_model_of_several(run_cli: Run, mine: Path, tmp_path: Path) -> None:
     saved = cell_segmenter().save(tmp_path / "system")
+    (tmp_path / "system" / "my notes").mkdir()
+    (tmp_path / "system" / "my notes" / "README.md").write_text("not of the model")
     assert run_cli("models", "export", tmp_path / "system", tmp_path / "x.zip").status == 0
     done = run_cli("models", "import", tmp_path / "x.zip")
     assert done.status == 0, done.err
     assert load_model("system").hash == saved.hash
+    assert not (mine / "system" / "my notes").exists()
 
 
 # What must not come in

@@ -15,7 +15,7 @@ from typing import Any
 
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import atomic_path, make_output_folder, sha256
-from cellweave.models.folder import CARD, FORMAT, SETTINGS, WEIGHTS
+from cellweave.models.folder import CARD, FORMAT, SETTINGS, WEIGHTS, read_settings
 from cellweave.models.model_set import SET, ModelSet, is_model_set
 from cellweave.models.registry import ModelEntry, list_models, list_sets, load_model, user_folder
 
@@ -210,13 +210,13 @@ def _unpack(pack: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, fact: dict
 
 def _files(root: Path) -> list[str]:
     """Files of a model or set, relative; what else lies in the folder does not belong to it."""
-    folders = [root]
     if is_model_set(root):
         models = ModelSet.load(root)
-        folders += [models.folder(key) for key in models.keys]
-    found = [root / SET, root / CARD] if is_model_set(root) else []
-    for folder in folders[1:] if is_model_set(root) else folders:
-        found += [path for name in (SETTINGS, WEIGHTS, CARD) for path in (folder / name, *folder.glob(f"*/{name}"))]
+        found, folders = [root / SET, root / CARD], [models.folder(key) for key in models.keys]
+    else:
+        branches = read_settings(root).get("branches", ())
+        found, folders = [], [root, *(root / name for name in branches)]
+    found += [folder / name for folder in folders for name in (SETTINGS, WEIGHTS, CARD)]
     return sorted(path.relative_to(root).as_posix() for path in found if path.is_file())
 
 
