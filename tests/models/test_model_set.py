@@ -125,6 +125,20 @@ def test_what_was_removed_is_gone(zoo: ModelSet) -> None:
         zoo.remove(ERK)
 
 
+def test_a_choice_of_all_loses_its_figures_when_one_is_removed(zoo: ModelSet, tiny_model: Segmenter) -> None:
+    zoo = zoo.choose("nuclei", "U2OS", Choice((), "simple", {"f1": 0.9}, Calibration()))
+    assert zoo.remove(ERK).choice("nuclei", "U2OS") == Choice((), "simple")
+
+
+def test_a_choice_is_gone_with_the_last_of_its_reporters(zoo: ModelSet, tiny_model: Segmenter) -> None:
+    zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK",), "simple", {"f1": 0.9}))
+    assert ("nuclei", "U2OS") not in zoo.remove(ERK).choices
+    universal = Key("nuclei", "U2OS", ANY)
+    zoo = put(zoo, tiny_model, universal).choose("nuclei", "U2OS", Choice(("AKT", "new"), "simple", {"f1": 0.9}))
+    zoo = zoo.remove(universal)
+    assert zoo.choice("nuclei", "U2OS") == Choice(("AKT",), "simple")
+
+
 def test_a_choice_loses_its_figures_when_its_models_change(zoo: ModelSet, tiny_model: Segmenter) -> None:
     zoo = zoo.choose("nuclei", "U2OS", Choice(("ERK",), "simple", {"f1": 0.9}, Calibration()))
     zoo = zoo.add(tiny_model, object="nuclei", cell_line="U2OS", reporter="p38")

@@ -345,7 +345,9 @@ class ModelSet:
         return written
 
     def remove(self, key: Key) -> ModelSet:
-        """Take a model out, and its reporter out of the choice.
+        """Take a model out, and its reporter out of the choice, which loses figures and calibration.
+
+        A choice that no reporter is left of is deleted.
 
         Raises
         ------
@@ -357,12 +359,16 @@ class ModelSet:
         entries = {other: entry for other, entry in now._entries.items() if other != known}
         choices = dict(now.choices)
         for place, choice in now.choices.items():
-            if place[0] != known.object or not same(place[1], known.cell_line):
+            if not _concerns(known, place, choice):
                 continue
-            left = tuple(r for r in choice.reporters if not same(r, known.reporter))
-            if left != choice.reporters:
-                choices[place] = replace(choice, reporters=left, scores={}, calibration=None)
-            if not any(k.object == known.object and same(k.cell_line, known.cell_line) for k in entries):
+            there = [key.reporter for key in entries if key.object == place[0] and same(key.cell_line, place[1])]
+            left = tuple(
+                name
+                for name in choice.reporters
+                if not same(name, known.reporter) and (ANY in there or any(same(name, other) for other in there))
+            )
+            choices[place] = replace(choice, reporters=left, scores={}, calibration=None)
+            if not there or (choice.reporters and not left):
                 del choices[place]
         written = replace(now, choices=choices, _entries=entries)._written()
         shutil.rmtree(self.root / now._entries[known].folder, ignore_errors=True)
