@@ -172,6 +172,8 @@ def test_mean_intensity_is_read_in_bands(cells: NDArray[np.int32], monkeypatch: 
 
 
 def test_equal_channel_names_keep_their_columns(cells: NDArray[np.int32]) -> None:
+    four = measure(cells, Image(np.ones((3, *cells.shape)), channel_names=("A", "A_3", "A")))
+    assert sum(name.startswith("mean_") for name in four) == 3
     table = measure(cells, Image(np.ones((2, *cells.shape)), channel_names=("GFP", "GFP")))
     assert {"mean_GFP", "mean_GFP_2"} <= table.keys()
 

@@ -140,5 +140,7 @@ def _names(image: Image) -> list[str]:
     names: list[str] = []
     for i, name in enumerate(image.channel_names, start=1):
         name = name or f"channel_{i}"
-        names.append(name if name not in names else f"{name}_{i}")
+        while name in names:
+            name = f"{name}_{i}"
+        names.append(name)
     return names
