@@ -51,6 +51,8 @@ def test_bad_input() -> None:
         AreaDensity.fit([mask], [])
     with pytest.raises(InputError, match="same image"):
         AreaDensity.fit([mask[:3]], [points(1)])
+    with pytest.raises(InputError, match="outside"):
+        AreaDensity.fit([mask], [Points(np.array([[5.0, SHAPE[1] + 3.0]]))])
     with pytest.raises(InputError, match="0 cells"):
         AreaDensity.fit([mask], [points(0, debris=2)])
     with pytest.raises(InputError, match="0 px"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
-from cellweave.core.points import Points
+from cellweave.core.points import Points, inside
 
 Mask = NDArray[np.bool_]
 
@@ -62,7 +62,8 @@ class AreaDensity:
         Raises
         ------
         InputError
-            When numbers or shapes differ, or there is no cell or no foreground to fit on.
+            When numbers or shapes differ, a point lies outside of its image, or there is no cell or no foreground to
+            fit on.
         """
         where = [np.ones_like(mask) for mask in foregrounds] if known is None else list(known)
         if not len(foregrounds) == len(points) == len(where):
@@ -77,6 +78,8 @@ class AreaDensity:
                     f"a foreground is {mask.shape}, its points are on {some.shape}, its known region is "
                     f"{looked.shape}; give those of the same image"
                 )
+            if not inside(some.cells.positions, mask.shape).all():
+                raise InputError(f"points lie outside the foreground of {mask.shape}; give those of the same image")
             area += int(np.count_nonzero(mask & looked))
             row, column = np.rint(some.cells.positions).astype(int).T
             cells += int(np.count_nonzero(looked[row, column]))
