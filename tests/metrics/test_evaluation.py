@@ -1,5 +1,6 @@
 """`evaluate`: overlap, boundaries, counts, and the summary over images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,26 @@ def test_thin_images(shape: tuple[int, int]) -> None:
     labels = (np.arange(shape[0] * shape[1]).reshape(shape) // 7 % 3).astype(np.int32)
     assert evaluate(labels, labels).total.boundary_f == 1
     assert evaluate(labels, labels).total.aji == 1
+
+
+def test_images_are_read_one_after_the_other() -> None:
+    read = list[str]()
+
+    class Files(Sequence[Labels]):
+        def __init__(self, side: str) -> None:
+            self.side = side
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Labels:  # type: ignore[override]
+            if index == 2:
+                raise IndexError
+            read.append(f"{self.side}{index}")
+            return FULL
+
+    assert evaluate(Files("t"), Files("p")).total.aji == 1
+    assert read == ["t0", "p0", "t1", "p1"]
 
 
 def test_wrong_shapes_name_the_image() -> None:

@@ -250,7 +250,7 @@ def evaluate(
     Parameters
     ----------
     truth, predicted
-        A (Y, X) label image each, or sequences of equal length of them; 0 = background.
+        A (Y, X) label image each, or sequences of equal length of them, read one after the other; 0 = background.
     thresholds
         IoU at or above which a pair of objects matches; see `match`.
     boundary_tolerance
@@ -264,8 +264,8 @@ def evaluate(
         When there is no image, numbers or shapes of images differ (says which), one is not a label image,
         or a threshold is outside 0..1.
     """
-    truths = [truth] if isinstance(truth, np.ndarray) else list(truth)
-    predictions = [predicted] if isinstance(predicted, np.ndarray) else list(predicted)
+    truths = [truth] if isinstance(truth, np.ndarray) else truth
+    predictions = [predicted] if isinstance(predicted, np.ndarray) else predicted
     if len(truths) != len(predictions):
         raise InputError(f"{len(truths)} true and {len(predictions)} predicted label images; give one for each")
     if names and len(names) != len(truths):
