@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def same(a: str, b: str) -> bool:
     """Whether two names of reporters, channels or cell lines are the same up to case and spaces."""
@@ -11,3 +13,8 @@ def same(a: str, b: str) -> bool:
 def plain(name: str) -> str:
     """What names that are the `same` share."""
     return "".join(name.casefold().split())
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three of a list, and how many more there are, for a message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -22,9 +22,9 @@ from cellweave.models.folder import (
     write_settings,
 )
 from cellweave.models.segmenter import Segmenter
+from cellweave.prep.modality import MODALITIES as MODALITIES
 
 KIND = "cell-segmenter"
-MODALITIES = ("grayscale", "fluorescence", "brightfield")
 OMNIPOSE, GENERAL = "omnipose", "general"
 BRANCHES = (*MODALITIES, GENERAL, OMNIPOSE)
 PROBABILITY = "probability"

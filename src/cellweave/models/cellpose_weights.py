@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cellweave.core.errors import ModelError
+from cellweave.core.names import some
 from cellweave.io.seg_npy import read_header, read_object
 from cellweave.models.size_model import SizeModel
 from cellweave.nets.cellpose_unet import CellposeUNet
@@ -69,12 +70,12 @@ def load_cellpose_weights(path: str | os.PathLike[str]) -> CellposeWeights:
     missing = sorted(theirs.keys() - state.keys())
     unknown = sorted(state.keys() - theirs.keys() - {"diam_mean", "diam_labels"})
     if missing or unknown:
-        facts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(unknown)
+        facts = [f"lacks {some(missing)}"] * bool(missing) + [f"has the unknown {some(unknown)}"] * bool(unknown)
         raise _refusal(path, f"is no Cellpose network of version 1 to 3: it {' and '.join(facts)}")
     ours = {name: state[peer] for peer, name in theirs.items()}
     wrong = [_peer_name(name) for name, value in net.state_dict().items() if value.shape != ours[name].shape]
     if wrong:
-        raise _refusal(path, f"is no Cellpose network of version 1 to 3: of another shape are {_some(wrong)}")
+        raise _refusal(path, f"is no Cellpose network of version 1 to 3: of another shape are {some(wrong)}")
     net.load_state_dict(ours)
 
     diam_mean = _diameter(path, state, "diam_mean") or 30.0
@@ -184,7 +185,3 @@ def _diameter(path: Path, state: dict[str, Tensor], name: str) -> float | None:
     if not (math.isfinite(value) and value > 0):
         raise ModelError(f"{path} is damaged: its {name} is {value}; download or copy it again")
     return value
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

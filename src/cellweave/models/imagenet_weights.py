@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cellweave.core.errors import ModelError
+from cellweave.core.names import some
 from cellweave.nets import AnchorUNet, NestedUNet
 
 FIRST = "features.0.0.weight"
@@ -46,7 +47,7 @@ def load_imagenet_encoder(net: AnchorUNet | NestedUNet, path: str | os.PathLike[
     missing = [name for name in own if name not in theirs and not name.endswith("num_batches_tracked")]
     unknown = [name for name in theirs if name not in own]
     if missing or unknown:
-        facts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(unknown)
+        facts = [f"lacks {some(missing)}"] * bool(missing) + [f"has the unknown {some(unknown)}"] * bool(unknown)
         raise ModelError(
             f"{path} is no {kind} with torchvision's names: it {' and '.join(facts)}; "
             f"choose the state dict of torchvision's {kind}"
@@ -61,7 +62,7 @@ def load_imagenet_encoder(net: AnchorUNet | NestedUNet, path: str | os.PathLike[
     ]
     if wrong:
         raise ModelError(
-            f"{path} does not fit this net ({net.in_channels} channels, widths {net.widths}): it has {_some(wrong)}; "
+            f"{path} does not fit this net ({net.in_channels} channels, widths {net.widths}): it has {some(wrong)}; "
             f"ImageNet's weights are for 3 channels and widths {WIDTHS[kind]}"
         )
     net.encoder.load_state_dict(own | theirs)
@@ -90,8 +91,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} holds something else than a state dict; save model.state_dict() alone")
     return {str(name): value for name, value in state.items()}
-
-
-def _some(names: list[str]) -> str:
-    """The first three of a list, for a message."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
