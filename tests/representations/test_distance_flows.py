@@ -257,8 +257,10 @@ def ends_twin(maps: Maps, steps: int) -> NDArray[np.float64]:
     inside = maps[2] > 0.5
     at = np.argwhere(inside).astype(float)
     top = np.array(inside.shape) - 1
+    flows = maps[:2].astype(float)
+    flows *= np.maximum(np.hypot(*flows), 1e-9) ** -0.75
     for t in range(steps):
-        flow = np.stack([map_coordinates(m * inside, at.T, order=1, mode="nearest") for m in maps[:2].astype(float)], 1)
+        flow = np.stack([map_coordinates(m * inside, at.T, order=1, mode="nearest") for m in flows], 1)
         flow /= np.maximum(np.linalg.norm(flow, axis=1, keepdims=True), 1)
         at = np.clip(at + flow / (1 + t), 0, top)
     return at

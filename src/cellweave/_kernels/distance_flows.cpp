@@ -188,11 +188,26 @@ static int64_t suppressed_end(const FlowMaps& f, const EndGrid& grid, int64_t i,
   return static_cast<int64_t>(2 * y + 0.5f) * grid.width + static_cast<int64_t>(2 * x + 0.5f);
 }
 
+// Flows of the length's fourth root, down and right: what is short says little of how far to go, much of where to.
+static std::vector<float> lengthened(const FlowMaps& f, int threads) {
+  std::vector<float> flows(2 * f.size());
+  parallel_for(f.size(), 1 << 14, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float length = std::sqrt(f.dy[i] * f.dy[i] + f.dx[i] * f.dx[i]);
+      const float part = length > 1e-6f ? std::sqrt(std::sqrt(length)) / length : 0.0f;
+      flows[i] = part * f.dy[i], flows[f.size() + i] = part * f.dx[i];
+    }
+  });
+  return flows;
+}
+
 // Write, for each pixel, the cell of the grid of half pixels where its path ends; -1 outside cells.
 void suppressed_track(array_in<float, 3> maps, float threshold, int steps, array_out<int32_t, 2> ends, int threads) {
   require_length(maps, 0, 4), require_same_size(maps, 1, ends, 0);
   nb::gil_scoped_release release;
-  const FlowMaps f(maps, threshold);
+  FlowMaps f(maps, threshold);
+  const std::vector<float> flows = lengthened(f, threads);
+  f.dy = flows.data(), f.dx = f.dy + f.size();
   const EndGrid grid(f);
   int32_t* out = ends.data();
   parallel_for(f.size(), 1 << 13, threads, [&](int64_t begin, int64_t end) {

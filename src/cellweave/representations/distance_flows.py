@@ -33,7 +33,9 @@ class DistanceFlows(Representation):
     probability_threshold
         Pixels above it belong to cells.
     steps
-        Steps of a pixel along the flow; step t is ``1 / (1 + t)`` px long, so that 5 make 2.3 px.
+        Steps of a pixel along the flow; step t is ``1 / (1 + t)`` px long, so that 5 make 2.3 px, where the flow has
+        the length 1, and elsewhere as long as the fourth root of its length says: flows that a net predicts are short
+        where cells touch, of all places.
     border_evidence
         Clusters of path ends whose pixels touch are one cell where the maps of these pixels say less for a border:
         their squared difference from the maps of one cell, over that and their difference from the maps of two, which
@@ -52,8 +54,9 @@ class DistanceFlows(Representation):
     As the challenge paper says, the foreground is cut from the probability, which takes the place of Omnipose's
     distance map. Deviations from Cutler et al.: see `smooth_distance`; gradients shorter than 1/2, on middle lines,
     keep their proportion (a flow is the gradient over its length or 1/2, whichever is larger), since their direction
-    says little; path ends are clustered on a grid of half pixels, within sqrt(5) / 2 px; paths have few steps, enough
-    to part neighbours; clusters that touch without a border, as at the neck of a cell, are joined;
+    says little; short flows are followed farther than their length (Omnipose gives all the length 1, and then weighs
+    them by their divergence); path ends are clustered on a grid of half pixels, within sqrt(5) / 2 px; paths have few
+    steps, enough to part neighbours; clusters that touch without a border, as at the neck of a cell, are joined;
     Omnipose's package counts pixels with one of eight neighbours outside to the boundary.
     """
 
