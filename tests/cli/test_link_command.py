@@ -90,3 +90,20 @@ def test_films(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells: N
     done = run_cli("link", tmp_path / "n.tif", tmp_path / "one.tif", "--out", tmp_path / "out")
     assert done.status == 1
     assert "3 frames" in done.err
+
+
+def test_a_bad_pair_is_reported_and_the_others_go_on(
+    run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells: NDArray[np.int32]
+) -> None:
+    for folder in ("n", "c"):
+        (tmp_path / folder).mkdir()
+    for name, of in (("a", nuclei), ("b", nuclei[:9]), ("c", nuclei), ("d", nuclei)):
+        write_labels(tmp_path / "n" / f"{name}.tif", of)
+        write_labels(tmp_path / "c" / f"{name}.tif", cells)
+    (tmp_path / "c" / "c.tif").write_text("no image")
+    done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")
+    assert done.status == 1
+    assert "b: not linked: " in done.err
+    assert "c: not linked: " in done.err
+    assert "c.tif" in done.err
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.csv")) == ["a_linked.csv", "d_linked.csv"]

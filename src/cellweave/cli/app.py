@@ -89,7 +89,8 @@ def segment(
     ] = "labels,overlay,table",
     device: Device = "auto",
     overwrite: Annotated[
-        bool, typer.Option(help="Do finished files again, and replace results of other settings.")
+        bool,
+        typer.Option(help="Do these files again. Others in --out stay, so with new settings give all of them."),
     ] = False,
     plane: Annotated[str | None, typer.Option(help="Of time lapses and stacks: t=0, z=5 or t=0,z=5.")] = None,
     axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,
@@ -222,7 +223,8 @@ def link(
     """Give each nucleus to its cell: one table with both, and the cytoplasm as labels."""
     from cellweave.cli.link import run
 
-    run(nuclei, cells, out, image, least_share)
+    if run(nuclei, cells, out, image, least_share):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -250,7 +252,8 @@ def count(
     ] = "table,points,picture",
     device: Device = "auto",
     overwrite: Annotated[
-        bool, typer.Option(help="Do finished files again, and replace results of other settings.")
+        bool,
+        typer.Option(help="Do these files again. Others in --out stay, so with new settings give all of them."),
     ] = False,
     plane: Annotated[str | None, typer.Option(help="Of time lapses and stacks: t=0, z=5 or t=0,z=5.")] = None,
     axes: Annotated[str | None, typer.Option(help="Axes of files that do not tell them, for example CYX.")] = None,

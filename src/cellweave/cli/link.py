@@ -10,7 +10,7 @@ from rich.console import Console
 from cellweave.cli.batch import PLAIN
 from cellweave.cli.film import LabelStore
 from cellweave.cli.pairing import check_partners, files_by_name, is_file, name_of
-from cellweave.core.errors import InputError
+from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.files import make_output_folder
 from cellweave.core.image import Image
 from cellweave.core.linking import NO_CELL, PARTS, link
@@ -21,26 +21,40 @@ from cellweave.io.filenames import IMAGE_SUFFIXES
 ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_nuclei", "_cells", "_nucleus", "_cell")
 
 
-def run(nuclei: Path, cells: Path, out: Path, image: Path | None, least_share: float) -> None:
+def run(nuclei: Path, cells: Path, out: Path, image: Path | None, least_share: float) -> int:
     """Write ``NAME_linked.csv`` and the labels of `PARTS` for each pair of files; of films, frame by frame.
+
+    A pair that cannot be linked is reported and the others go on.
+
+    Returns
+    -------
+    int
+        Number of pairs that failed.
 
     Raises
     ------
     InputError
-        When a file has no partner, or sizes differ; names the file.
+        When a file has no partner; names the file.
     """
     names = _paired(nuclei, cells, image)
     folder = make_output_folder(out)
     console = Console(stderr=True)
+    failed = 0
     for name, (nucleus_file, cell_file, *image_files) in names.items():
-        picture = read_image(image_files[0]) if image_files else None
-        found = _one(nucleus_file, cell_file, picture, folder / name, least_share)
+        try:
+            picture = read_image(image_files[0]) if image_files else None
+            found = _one(nucleus_file, cell_file, picture, folder / name, least_share)
+        except CellweaveError as error:
+            failed += 1
+            console.print(f"{name}: not linked: {error}", style="red", **PLAIN)
+            continue
         counts = {kind: int((found["kind"] == kind).sum()) for kind in ("anucleate", "multinucleated", NO_CELL)}
         console.print(
             f"{name}: {(found['cell'] > 0).sum()} cells, {found['n_nuclei'].sum()} nuclei; {counts['anucleate']} cells "
             f"without nucleus, {counts['multinucleated']} with several, {counts[NO_CELL]} nuclei outside every cell",
             **PLAIN,
         )
+    return failed
 
 
 def _one(nucleus_file: Path, cell_file: Path, image: Image | None, stem: Path, least_share: float) -> Table:
