@@ -69,7 +69,12 @@ def test_folders(run_cli: Run, tmp_path: Path, nuclei: NDArray[np.int32], cells:
     done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")
     assert done.status == 1
     assert "a_mask.png and a_nuclei.png have one name" in done.err
-    (tmp_path / "n" / "a_mask.png").unlink()
+    write_labels(tmp_path / "n" / "a_cells_labels.png", cells)
+    (tmp_path / "n" / "a_mask.png").rename(tmp_path / "n" / "a_nuclei_labels.png")
+    (tmp_path / "n" / "a_nuclei.png").unlink()
+    done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")
+    assert "a_cells_labels.png and a_nuclei_labels.png have one name" in done.err
+    (tmp_path / "n" / "a_cells_labels.png").unlink()
     done = run_cli("link", tmp_path / "n", tmp_path / "c", "--out", tmp_path / "out")
     assert done.status == 1
     assert "no file for b" in done.err

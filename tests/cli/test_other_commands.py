@@ -70,6 +70,54 @@ def test_evaluate_two_folders_and_write_the_figures(run_cli: Run, tmp_path: Path
         assert len(list(csv.DictReader(stream))) == 5
 
 
+def f1(done: Any, out: Path) -> float:
+    assert done.status == 0, done.err
+    return float(json.loads((out / "evaluation.json").read_text())["total"]["f1@0.5"])
+
+
+@pytest.mark.parametrize(
+    "files", [("x_labels.tif", "x_labels.png"), ("x_labels.tif", "x_labels.zarr"), ("x_cp_masks.png", "x_seg.npy")]
+)
+def test_evaluate_takes_the_first_of_several_formats(run_cli: Run, tmp_path: Path, files: tuple[str, str]) -> None:
+    """Here the second has nothing, so that the figures tell which was read."""
+    put(tmp_path / "truth", {"x.tif": labels(0)})
+    put(tmp_path / "pred", {files[0]: labels(0), files[1]: 0 * labels(0)})
+    assert f1(run_cli("evaluate", tmp_path / "pred", tmp_path / "truth", "--out", tmp_path), tmp_path) == 1
+
+
+def test_evaluate_refuses_different_labels_of_one_name(run_cli: Run, tmp_path: Path) -> None:
+    """As where results lie beside images and true labels."""
+    put(tmp_path / "truth", {"x.tif": labels(0)})
+    put(tmp_path / "pred", {"x_masks.png": labels(0), "x_labels.tif": labels(1)})
+    done = run_cli("evaluate", tmp_path / "pred", tmp_path / "truth")
+    assert done.status == 1
+    assert "x_labels.tif and x_masks.png have one name" in done.err
+
+
+def test_evaluate_one_object_of_a_set(run_cli: Run, tmp_path: Path) -> None:
+    """Results of ``segment --model-set``; the truth in a folder for each object, or in one."""
+    pred, truth = tmp_path / "pred", tmp_path / "truth"
+    put(pred, {"x_nuclei_labels.tif": labels(0), "x_cells_labels.tif": labels(1), "x_cytoplasm_labels.tif": labels(2)})
+    put(pred, {"x_matched_nuclei_labels.tif": labels(3)})
+    put(truth / "nuclei", {"x.tif": labels(0)})
+    put(truth / "cells", {"x.tif": labels(1)})
+    put(truth / "both", {"x_nuclei_masks.png": labels(0), "x_cells_masks.png": labels(1)})
+    for name in ("nuclei", "cells"):
+        for folder in (name, "both"):
+            done = run_cli("evaluate", pred, truth / folder, "--object", name, "--out", tmp_path)
+            assert f1(done, tmp_path) == 1
+    done = run_cli("evaluate", pred, truth / "nuclei")
+    assert done.status == 1
+    assert "no labels for x" in done.err
+    assert "--object" in done.err
+    done = run_cli("evaluate", pred, truth / "nuclei", "--object", "nucleus")
+    assert done.status == 1
+    assert "choose nuclei or cells" in done.err
+    done = run_cli("evaluate", "--points", pred, truth, "--object", "nuclei")
+    assert done.status == 1
+    assert "leave out --object" in done.err
+
+
 def test_evaluate_tells_which_prediction_is_missing(run_cli: Run, tmp_path: Path) -> None:
     put(tmp_path / "truth", {f"{k}_masks.png": labels(k) for k in range(8)})
     put(tmp_path / "pred", {"3_labels.tif": labels(3)})

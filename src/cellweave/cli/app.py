@@ -424,6 +424,9 @@ def evaluate(
     radius: Annotated[
         float | None, typer.Option(help="With --points: largest distance in px of a match; 12 without it.")
     ] = None,
+    object_: Annotated[
+        str | None, typer.Option("--object", help="Of folders with both: only the files of nuclei, or of cells.")
+    ] = None,
 ) -> None:
     """Compare label images with the truth: precision, recall, F1, AP, PQ at IoU 0.5 to 0.95, overlap, counts.
 
@@ -432,12 +435,14 @@ def evaluate(
     from cellweave.cli.evaluate import run, run_points
     from cellweave.metrics.counting import RADIUS
 
+    if points and object_:
+        raise CellweaveError("--object is for labels; leave out --object, or --points")
     if points:
         run_points(predicted, truth, out, RADIUS if radius is None else radius)
     elif radius is not None:
         raise CellweaveError("--radius is for points; add --points")
     else:
-        run(predicted, truth, out)
+        run(predicted, truth, out, object_)
 
 
 @app.command()

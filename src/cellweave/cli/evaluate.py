@@ -15,20 +15,20 @@ from cellweave.core.progress import console_progress
 from cellweave.io import read_annotations, read_labels
 from cellweave.metrics import evaluate, evaluate_points
 from cellweave.metrics.report import as_table, points_table, to_csv, to_json
-
-SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".zarr")
-ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_seg")
+from cellweave.models.model_set import OBJECTS
 
 
-def run(predicted: Path, truth: Path, out: Path | None) -> None:
-    """Print a table; with `out`, write `evaluation.json` and `evaluation.csv` there.
+def run(predicted: Path, truth: Path, out: Path | None, of_object: str | None = None) -> None:
+    """Print a table; with `out`, write `evaluation.json` and `evaluation.csv` there; see `files_by_name`.
 
     Raises
     ------
     InputError
         When a file has no partner, or shapes differ; names the file.
     """
-    pairs = _pairs(predicted, truth)
+    if of_object not in (None, *OBJECTS):
+        raise InputError(f"--object '{of_object}' is unknown; choose {' or '.join(OBJECTS)}, or leave it out")
+    pairs = _pairs(predicted, truth, of_object)
     folder = make_output_folder(out) if out else None
     with console_progress():
         result = evaluate(
@@ -87,10 +87,11 @@ def _counts(folder: Path) -> dict[str, float]:
         raise InputError(f"{table} is damaged ({error!r}); count again with --overwrite") from error
 
 
-def _pairs(predicted: Path, truth: Path) -> list[tuple[str, Path, Path]]:
+def _pairs(predicted: Path, truth: Path, of_object: str | None) -> list[tuple[str, Path, Path]]:
     """Name, predicted and true labels."""
     if is_file(predicted) and is_file(truth):
-        return [(name_of(truth, ENDINGS), predicted, truth)]
-    found, expected = (files_by_name(path, SUFFIXES, ENDINGS) for path in (predicted, truth))
-    check_partners(predicted, "labels", found.keys(), expected.keys(), "_labels, _masks")
+        return [(name_of(truth), predicted, truth)]
+    found, expected = (files_by_name(path, of_object=of_object) for path in (predicted, truth))
+    endings = f"_labels, _masks{f', _{of_object}' if of_object else ' (of nuclei and cells: with --object)'}"
+    check_partners(predicted, "labels", found.keys(), expected.keys(), endings)
     return [(name, found[name], expected[name]) for name in sorted(expected)]

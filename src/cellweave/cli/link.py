@@ -16,9 +16,9 @@ from cellweave.core.image import Image
 from cellweave.core.linking import NO_CELL, PARTS, link
 from cellweave.core.measure import Table
 from cellweave.io import read_image, read_label_film, write_label_film, write_labels, write_table
-from cellweave.io.filenames import IMAGE_SUFFIXES
+from cellweave.io.filenames import LABEL_ENDINGS
 
-ENDINGS = ("_labels", "_label", "_cp_masks", "_masks", "_mask", "_nuclei", "_cells", "_nucleus", "_cell")
+ENDINGS = ("_nuclei", "_cells", "_nucleus", "_cell")
 
 
 def run(nuclei: Path, cells: Path, out: Path, image: Path | None, least_share: float) -> int:
@@ -93,8 +93,8 @@ def _paired(nuclei: Path, cells: Path, image: Path | None) -> dict[str, list[Pat
     paths = [nuclei, cells, *([image] if image else [])]
     if all(is_file(path) for path in paths):
         return {name_of(cells, ENDINGS): paths}
-    found = [files_by_name(path, IMAGE_SUFFIXES, ENDINGS, labels=path is not image) for path in paths]
+    found = [files_by_name(path, ENDINGS, labels=path is not image) for path in paths]
     expected = found[1].keys()
     for path, files in zip(paths, found, strict=True):
-        check_partners(path, "file", files.keys(), expected, ", ".join(ENDINGS))
+        check_partners(path, "file", files.keys(), expected, ", ".join((*LABEL_ENDINGS, *ENDINGS)))
     return {name: [files[name] for files in found] for name in sorted(expected)}
