@@ -588,7 +588,7 @@ def test_an_epoch_shows_as_many_crops_as_images(tmp_path: Path, samples: Samples
     many = joined([samples] * 8)
     for accumulate in (1, 2):
         told: list[int] = []
-        settings = config(tmp_path, epochs=1, batch_size=2, accumulate=accumulate, crop=32)
+        settings = config(tmp_path, epochs=1, batch_size=2, accumulate=accumulate, crop=32, overwrite=True)
         with showing(lambda task, done, total, note, told=told: told.append(total) if task == "training" else None):
             fit(narrow(), DiffusionFlows(), many, None, settings)
         assert set(told) == {len(samples) * 8 // 2 // accumulate}

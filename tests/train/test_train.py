@@ -145,7 +145,7 @@ def test_the_seed_decides_everything(examples: list[Example], tmp_path: Path) ->
 def test_validation_images_can_be_given(examples: list[Example], tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "held out", examples[4:])
     for validation in (examples[4:], folder, str(folder)):
-        model, _ = quietly(examples[:4], config(tmp_path / "run"), validation=validation)
+        model, _ = quietly(examples[:4], config(tmp_path / "run", overwrite=True), validation=validation)
         assert model.card["Training data"].startswith("4 images")
         assert model.card["Validation data"].startswith("2 images")
     assert "2 of 2 image pairs" in (tmp_path / "run" / "validation" / "data.txt").read_text()
@@ -191,7 +191,7 @@ def test_channels_are_kept_in_the_model(examples: list[Example], tmp_path: Path)
     model, _ = quietly(several, config(tmp_path / "run", channels="actin,DAPI"))
     assert model.channels == Channels.parse("actin,DAPI")
     with pytest.raises(InputError, match="no channel 'CD4'"):
-        quietly(several, config(tmp_path / "run", channels="CD4"))
+        quietly(several, config(tmp_path / "other", channels="CD4"))
 
 
 def test_a_base_model_is_fine_tuned(
