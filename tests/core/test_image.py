@@ -43,6 +43,13 @@ def test_a_plane_of_numbers_is_one_channel() -> None:
     assert (image.axes, image.shape, image.channel_names, image.color) == ("CYX", (1, 4, 5), ("",), False)
 
 
+def test_a_photograph_is_not_copied() -> None:
+    array = np.zeros((5, 6, 4), np.uint8)
+    image = Image.from_array(array)
+    assert image.shape == (3, 5, 6)
+    assert np.shares_memory(image.data, array)
+
+
 @pytest.mark.parametrize("samples", [3, 4])
 def test_bytes_of_three_or_four_samples_are_a_photograph(samples: int) -> None:
     array = np.random.default_rng(0).integers(0, 255, (4, 5, samples)).astype(np.uint8)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
+from cellweave.core.image import Image
 from cellweave.prep import clahe
+from cellweave.prep.clahe import equalised
 
 
 def texture(height: int, width: int, dtype: type = np.uint8, seed: int = 0) -> NDArray[np.generic]:
@@ -102,6 +104,15 @@ def test_any_size_and_tiles(height: int, width: int, data: st.DataObject, dtype:
 def test_channels_are_equalised_one_by_one() -> None:
     pixels = np.stack([texture(40, 48, seed=s) for s in (1, 2)])
     np.testing.assert_array_equal(clahe(pixels), np.stack([clahe(c) for c in pixels]))
+
+
+def test_times_are_equalised_one_by_one_whatever_the_kind_of_index() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 1, 20, 30), dtype=np.uint8)
+    lazy = equalised(Image(pixels, "TCYX"), tiles=(2, 2)).data
+    expected = np.stack([clahe(one, tiles=(2, 2)) for one in pixels])
+    assert np.array_equal(lazy[:, :, :, :], expected)
+    for t in (0, 1, np.int64(0), np.int64(1)):
+        assert np.array_equal(lazy[t, 0, 5:9, :], expected[t, 0, 5:9])
 
 
 def test_order_of_grey_values_is_kept_within_one_tile() -> None:

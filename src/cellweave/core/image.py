@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -121,7 +122,7 @@ class Image:
             raise InputError(f"axes '{axes}': an image has either channels (C) or colour samples (S), not both")
         if "S" in axes:
             facts.setdefault("color", True)
-            array = np.take(array, range(min(3, array.shape[axes.index("S")])), axis=axes.index("S"))
+            array = array[(slice(None),) * axes.index("S") + (slice(3),)]
             axes = axes.replace("S", "C")
             if array.shape[axes.index("C")] == 3:
                 facts.setdefault("channel_names", ("red", "green", "blue"))
@@ -198,6 +199,20 @@ class Image:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self.data[(slice(None),) * len(self.axes)], dtype=dtype)
+
+
+def plane_by_plane(
+    read: Callable[[tuple[int | slice, ...]], NDArray[Any]], key: Any, axes: str, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """What a lazy array of these axes answers to any key, when `read` knows those of one time and one depth."""
+    given = key if isinstance(key, tuple) else (key,)
+    full = given + (slice(None),) * (len(shape) - len(given))
+    for i, axis in enumerate(axes):
+        if axis in "TZ" and isinstance(part := full[i], slice):
+            keys = ((*full[:i], n, *full[i + 1 :]) for n in range(*part.indices(shape[i])))
+            several = [plane_by_plane(read, one, axes, shape) for one in keys]
+            return np.stack(several, axis=sum(isinstance(k, slice) for k in full[:i]))
+    return read(full)
 
 
 class _View:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
-from cellweave.core.image import Image, PixelArray
+from cellweave.core.image import Image, PixelArray, plane_by_plane
 
 log = logging.getLogger(__name__)
 
@@ -138,23 +138,19 @@ class _Equalised:
     def __init__(self, data: PixelArray, axes: str, tiles: tuple[int, int], clip_limit: float) -> None:
         self._data, self._axes, self._tiles, self._clip_limit = data, axes, tiles, clip_limit
         self.shape, self.dtype = tuple(data.shape), data.dtype
-        self._plane: tuple[tuple[int, ...], NDArray[Any]] | None = None
+        self._plane: tuple[tuple[int | slice, ...], NDArray[Any]] | None = None
 
     def __getitem__(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        given = key if isinstance(key, tuple) else (key,)
-        full = list(given + (slice(None),) * (len(self.shape) - len(given)))
-        for i, axis in enumerate(self._axes):
-            part = full[i]
-            if axis in "TZ" and isinstance(part, slice):
-                several = [self[(*full[:i], n, *full[i + 1 :])] for n in range(*part.indices(self.shape[i]))]
-                where = sum(isinstance(k, slice) for k in full[:i])
-                return np.stack(several, axis=where)
-        at = tuple(k for k, axis in zip(full, self._axes, strict=True) if axis in "TZ" and isinstance(k, int))
+        return plane_by_plane(self._read, key, self._axes, self.shape)
+
+    def _read(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
+        """The pixels of one time and depth."""
+        at = tuple(k for k, axis in zip(key, self._axes, strict=True) if axis in "TZ")
         if self._plane is None or self._plane[0] != at:
-            whole = [k if axis in "TZ" else slice(None) for k, axis in zip(full, self._axes, strict=True)]
+            whole = [k if axis in "TZ" else slice(None) for k, axis in zip(key, self._axes, strict=True)]
             pixels = np.asarray(self._data[tuple(whole)])
             self._plane = (at, clahe(pixels, tiles=self._tiles, clip_limit=self._clip_limit))
-        return self._plane[1][tuple(k for k, axis in zip(full, self._axes, strict=True) if axis in "CYX")]
+        return self._plane[1][tuple(k for k, axis in zip(key, self._axes, strict=True) if axis in "CYX")]
 
 
 def _curves(padded: NDArray[Any], tiles: tuple[int, int], clip_limit: float) -> NDArray[np.float32]:

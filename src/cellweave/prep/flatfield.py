@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError, ReadError
 from cellweave.core.files import atomic_path
-from cellweave.core.image import Image
+from cellweave.core.image import Image, plane_by_plane
 from cellweave.core.progress import report
 from cellweave.prep.channels import empty_channels, matching_channels
 
@@ -202,14 +202,12 @@ class _Corrected:
         self._empty: dict[tuple[Any, ...], list[int]] = {}
 
     def __getitem__(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
-        given = key if isinstance(key, tuple) else (key,)
-        full = given + (slice(None),) * (len(self.shape) - len(given))
-        for i, axis in enumerate(self._image.axes):
-            if axis in "TZ" and isinstance(part := full[i], slice):
-                several = [self[(*full[:i], n, *full[i + 1 :])] for n in range(*part.indices(self.shape[i]))]
-                return np.stack(several, axis=sum(isinstance(k, slice) for k in full[:i]))
-        at = dict(zip(self._image.axes, full, strict=True))
-        pixels = np.asarray(self._image.data[full])
+        return plane_by_plane(self._read, key, self._image.axes, self.shape)
+
+    def _read(self, key: tuple[int | slice, ...]) -> NDArray[Any]:
+        """The pixels of one time and depth."""
+        at = dict(zip(self._image.axes, key, strict=True))
+        pixels = np.asarray(self._image.data[key])
         gain, offset = (self._region(plane, at) for plane in (self._field.gain, self._field.offset))
         out = pixels.astype(np.float32)
         out -= offset
