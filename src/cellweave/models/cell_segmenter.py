@@ -50,8 +50,8 @@ class CellSegmenter:
     name, card
         As of a `Segmenter`; each branch has its own, too.
     hash
-        SHA-256 of the branches' names and hashes, and of thresholds unlike the paper's; empty for a model that was never
-        saved.
+        SHA-256 of the branches' names and hashes, and of thresholds unlike the paper's; empty for a model that was
+        never saved.
 
     Raises
     ------

@@ -61,8 +61,8 @@ def list_models() -> list[ModelEntry]:
 def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     """Load a model by name, from a model folder, or from a file of Cellpose 1 to 3 weights.
 
-    A model that is already loaded is returned as it is. A file or model folder wins over a name, another folder does not.
-    Each branch of a `CellSegmenter` is a model folder, too.
+    A model that is already loaded is returned as it is. A file or a model folder wins over a name, other
+    folders do not. Each branch of a `CellSegmenter` is a model folder, too.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """Where a model lies that is given by name or path; a file or model folder wins over a name, another folder does not.
+    """Where a model lies that is given by name or path; a file or a model folder wins over a name.
 
     Raises
     ------
