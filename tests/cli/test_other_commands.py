@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 import cellweave
-from cellweave.io import write_labels
+from cellweave.cli import evaluate as evaluate_command
+from cellweave.io import read_labels, write_labels
 from cellweave.metrics import evaluate
 
 Run = Callable[..., Any]
@@ -49,6 +50,16 @@ def test_evaluate_two_files(run_cli: Run, tmp_path: Path) -> None:
     expected = evaluate(labels(1), labels(0)).total
     assert 0 < expected.at(0.5).f1 < 1
     assert f"{expected.at(0.5).f1:.3f}" in done.out
+
+
+def test_evaluate_reads_one_pair_after_the_other(run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("pred", "truth"):
+        put(tmp_path / folder, {"a.png": labels(0), "b.png": labels(1)})
+    read = list[Path]()
+    monkeypatch.setattr(evaluate_command, "read_labels", lambda file: read.append(file) or read_labels(file))
+    done = run_cli("evaluate", tmp_path / "pred", tmp_path / "truth")
+    assert done.status == 0, done.err
+    assert read == [tmp_path / folder / f"{name}.png" for name in "ab" for folder in ("truth", "pred")]
 
 
 def test_evaluate_two_folders_and_write_the_figures(run_cli: Run, tmp_path: Path) -> None:

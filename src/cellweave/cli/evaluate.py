@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,11 +12,25 @@ from cellweave.cli.batch import COUNTS, ENCODING
 from cellweave.cli.pairing import check_partners, files_by_name, is_file, name_of
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
+from cellweave.core.labels import Labels
 from cellweave.core.progress import console_progress
 from cellweave.io import read_annotations, read_labels
 from cellweave.metrics import evaluate, evaluate_points
 from cellweave.metrics.report import as_table, points_table, to_csv, to_json
 from cellweave.models.model_set import OBJECTS
+
+
+class _Files(Sequence[Labels]):
+    """Labels of files, each read when it is indexed."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: int) -> Labels:  # type: ignore[override]
+        return read_labels(self._files[number])
 
 
 def run(predicted: Path, truth: Path, out: Path | None, of_object: str | None = None) -> None:
@@ -32,8 +47,8 @@ def run(predicted: Path, truth: Path, out: Path | None, of_object: str | None = 
     folder = make_output_folder(out) if out else None
     with console_progress():
         result = evaluate(
-            [read_labels(t) for _, _, t in pairs],
-            [read_labels(p) for _, p, _ in pairs],
+            _Files([t for _, _, t in pairs]),
+            _Files([p for _, p, _ in pairs]),
             names=[name for name, _, _ in pairs],
         )
     Console().print(as_table(result))
