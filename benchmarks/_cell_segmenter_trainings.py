@@ -59,8 +59,8 @@ LABELLED_PART = 3
 LONG = ("bacteria", "filaments")
 OTHERS = tuple(name for name in RECIPES if name not in (*LONG, "anything"))
 """Recipes without long cells, but for a few among the tissues; "anything" has every shape."""
-GRAYSCALE = ("nuclei", "tissue_nuclei", "phase_contrast", "yeast", "dic", "brightfield", *LONG)
-"""Recipes whose pictures are always grayscale."""
+GRAYSCALE = ("nuclei", "tissue_nuclei", "phase_contrast", "yeast", "dic", "brightfield", *LONG, *LONG, *LONG)
+"""Recipes whose pictures are always grayscale; half of what is drawn has long cells."""
 FREE_LICENCES = ("MIT", "BSD", "CC-BY", "CC BY", "CC0", "Apache", "Public domain")
 
 
@@ -122,7 +122,7 @@ def outlines_hidden() -> list[Path]:
 
 FULL: dict[str, Any] = {"crop": 320, "batch_size": 4}
 HALF: dict[str, Any] = {"width": 0.5, "crop": 224, "batch_size": 8}
-GRAY: dict[str, Any] = FULL | {"simulated": 0.5, "recipes": GRAYSCALE, "learning_rate": 0.01}
+GRAY: dict[str, Any] = FULL | {"simulated": 0.6, "recipes": GRAYSCALE, "learning_rate": 0.01}
 """Of both grayscale branches. The rate is that of a training from scratch: the base has seen no long cells."""
 LONG_CELLS: dict[str, Any] = {
     "net": "FastUNet",
@@ -136,9 +136,9 @@ TRAININGS = {
     GENERAL: Training(list, 4200, 0.8, settings=FULL | {"simulated": 0.4, "recipes": OTHERS}),
     # A sixth of the steps of the general model, as in the paper's Tables 2 and 3.
     "brightfield": Training(partial(of_modality, kind="brightfield"), 700, 0.8, GENERAL, without_outlines, FULL),
-    "grayscale": Training(partial(of_modality, kind="grayscale"), 1400, 0.8, GENERAL, without_outlines, GRAY),
+    "grayscale": Training(partial(of_modality, kind="grayscale"), 2800, 0.6, GENERAL, without_outlines, GRAY),
     OMNIPOSE: Training(
-        partial(of_modality, kind="grayscale"), 1400, 0.8, GENERAL, settings=GRAY | {"representation": "DistanceFlows"}
+        partial(of_modality, kind="grayscale"), 2800, 0.6, GENERAL, settings=GRAY | {"representation": "DistanceFlows"}
     ),
     "teacher": Training(labelled_part, 3600, 0.3, settings=HALF),
     "labelled": Training(labelled_part, 600, 0.3, "teacher", settings=HALF),
