@@ -91,7 +91,9 @@ def test_tables_in_a_folder(root: Path, place: str) -> None:
         assert example.known is None
 
 
-@pytest.mark.parametrize("kind", ["table", "marked table", "named like the file", "dots", "Label Studio", "COCO"])
+@pytest.mark.parametrize(
+    "kind", ["table", "marked table", "named like the file", "dots", "dots beside", "Label Studio", "COCO"]
+)
 def test_points_of_ome_tiff_are_found(root: Path, kind: str) -> None:
     """The image is x, of x.ome.tif, too."""
     for file in (root / "images").iterdir():
@@ -102,8 +104,8 @@ def test_points_of_ome_tiff_are_found(root: Path, kind: str) -> None:
         (folder / "all.json").write_text(label_studio(CLICKS).replace(".tif", ".ome.tif"))
     elif kind == "COCO":
         (folder / "all.json").write_text(coco().replace(".tif", ".ome.tif"))
-    elif kind == "dots":
-        write_dots(folder, "_dots.ome.tif")
+    elif kind.startswith("dots"):
+        write_dots(folder if kind == "dots" else root / "images", "_dots.ome.tif")
     else:
         write_tables(folder, {"table": "", "marked table": "_points", "named like the file": ".ome_points"}[kind])
     assert found(read_point_folder(root)) == EXPECTED

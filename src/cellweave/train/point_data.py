@@ -147,7 +147,7 @@ def _candidates(place: Path) -> list[Path]:
         return []
     if place.name.lower() in POINT_FOLDERS:
         return files
-    return [f for f in files if f.suffix.lower() in (*TABLES, ".json") or f.stem.endswith(ENDINGS)]
+    return [f for f in files if f.suffix.lower() in (*TABLES, ".json") or stem_of(f).endswith(ENDINGS)]
 
 
 def _annotations(files: Sequence[Path]) -> tuple[dict[str, Annotation], list[Problem]]:
@@ -170,7 +170,7 @@ def _annotations(files: Sequence[Path]) -> tuple[dict[str, Annotation], list[Pro
 
 def _images(folder: Path) -> Mapping[str, Path]:
     """Images by name; of several of one name the first by suffix, as in `IMAGE_SUFFIXES`."""
-    files = [file for file in pictures(folder) if not file.stem.endswith(ENDINGS)]
+    files = [file for file in pictures(folder) if not stem_of(file).endswith(ENDINGS)]
     files.sort(key=lambda p: (stem_of(p), IMAGE_SUFFIXES.index(p.suffix.lower())), reverse=True)
     by_name = {stem_of(file): file for file in files}
     return {name: by_name[name] for name in sorted(by_name)}
