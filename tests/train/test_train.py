@@ -398,9 +398,11 @@ def test_the_same_seed_gives_the_same_size_model(tiny_model: Segmenter, examples
     assert not np.array_equal(first.coefficients, other.coefficients)
 
 
-def test_a_crop_must_fit_the_net(tmp_path: Path) -> None:
+def test_settings_must_fit_the_net(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="crop is 240; NestedUNet needs a multiple of 32, for example 256"):
         train([], TrainConfig(tmp_path, net="NestedUNet", crop=240))
+    with pytest.raises(InputError, match="WatershedEnergy finds cells of any size"):
+        TrainConfig(tmp_path, representation="WatershedEnergy", diameter=30)
     with pytest.raises(InputError, match="imagenet is for a new NestedUNet"):
         TrainConfig(tmp_path, imagenet="weights.pth")
 

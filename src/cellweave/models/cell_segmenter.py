@@ -22,7 +22,7 @@ from cellweave.models.folder import (
     write_settings,
 )
 from cellweave.models.segmenter import Segmenter
-from cellweave.prep.modality import MODALITIES as MODALITIES
+from cellweave.prep.modality import MODALITIES
 
 KIND = "cell-segmenter"
 OMNIPOSE, GENERAL = "omnipose", "general"

@@ -20,10 +20,10 @@ from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.progress import console_progress, is_shown, report
 from cellweave.io import write_table
 from cellweave.models import CellSegmenter, Segmenter
-from cellweave.models.cell_segmenter import GENERAL, MODALITIES, OMNIPOSE
+from cellweave.models.cell_segmenter import GENERAL, OMNIPOSE
 from cellweave.models.imagenet_weights import load_imagenet_encoder
 from cellweave.nets import AnchorUNet
-from cellweave.prep.modality import modality
+from cellweave.prep.modality import MODALITIES, modality
 from cellweave.train.api import MODEL, Data, described, examples_of, figures, split, start
 from cellweave.train.branch_choice import with_fitted_thresholds
 from cellweave.train.config import TrainConfig

@@ -163,6 +163,8 @@ class TrainConfig:
             )
         if self.target == "points" and self.learned == "Heatmap" and self.diameter is not None:
             raise InputError(f"diameter is {self.diameter}; points tell no sizes to resize from, so leave it out")
+        if self.learned == "WatershedEnergy" and self.diameter:
+            raise InputError(f"diameter is {self.diameter}; WatershedEnergy finds cells of any size, so leave it out")
         if self.sparse and self.target != "points":
             raise InputError("sparse is for points; set target to points")
         if (self.sigma is not None or self.debris) and self.learned != "Heatmap":
