@@ -77,6 +77,17 @@ def test_every_setting_survives(system: CellSegmenter, tmp_path: Path) -> None:
     assert system.hash == ""
 
 
+def test_thresholds_survive_and_are_part_of_the_hash(system: CellSegmenter, tmp_path: Path) -> None:
+    fitted = replace(system, lowest=0.62, margin=0.1).save(tmp_path / "m")
+    loaded = CellSegmenter.load(tmp_path / "m")
+    assert (loaded.lowest, loaded.margin, loaded.hash) == (0.62, 0.1, fitted.hash)
+    assert fitted.hash != system.save(tmp_path / "other").hash
+    assert "C(own) < 0.62 or C(omnipose) - C(own) > 0.1" in fitted.card_text()
+    for wrong in ({"lowest": 1.2}, {"margin": -0.1}, {"lowest": float("nan")}):
+        with pytest.raises(InputError, match="must be between 0 and 1"):
+            replace(system, **wrong)
+
+
 def test_the_hash_is_that_of_the_weights(system: CellSegmenter, tmp_path: Path) -> None:
     hashes = {system.save(tmp_path / "a").hash, replace(system, name="other", card={}).save(tmp_path / "b").hash}
     assert len(hashes) == 1
@@ -198,6 +209,8 @@ def test_settings_that_are_no_settings_are_refused(saved: Path, text: str) -> No
         lambda s: s.update(branches={"general": 3}),
         lambda s: s.pop("card"),
         lambda s: s.pop("name"),
+        lambda s: s.update(lowest=3),
+        lambda s: s.update(margin="much"),
         lambda s: s.update(kind="another"),
         lambda s: s.update(format=FORMAT + 1),
     ],

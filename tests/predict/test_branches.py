@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,14 @@ def test_the_surer_branch_counts(
     assert f"{result.branch.quality['general']:.3f}" in result.branch.why
     assert f"{result.branch.quality['omnipose']:.3f}" in result.branch.why
     assert type(result.model.representation).__name__ == {"general": "WatershedEnergy"}.get(name, "DistanceFlows")
+
+
+def test_thresholds_are_those_of_the_system(domes: Callable[..., Any]) -> None:
+    system = replace(with_qualities(0.7, 0.79), lowest=0.6, margin=0.2)
+    result = segment(gray(domes), system, device="cpu")
+    assert result.branch is not None
+    assert result.branch.name == "general"
+    assert "it has 0.6 or more, and omnipose is not over 0.2 above it" in result.branch.why
 
 
 @pytest.mark.parametrize("which", [gray, stained, colours])

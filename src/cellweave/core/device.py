@@ -56,7 +56,7 @@ def keep_freed_memory() -> None:
     A training step frees and asks again for the same large arrays; on a processor, new pages take a seventh of its
     time.
     """
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        trim_threshold, mmap_threshold = -1, -3
         mallopt(mmap_threshold, 2**30)
         mallopt(trim_threshold, 2**31 - 1)

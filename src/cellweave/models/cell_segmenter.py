@@ -153,8 +153,7 @@ class CellSegmenter:
 
     def _hash(self, branches: dict[str, Segmenter]) -> str:
         lines = [f"{name} {branches[name].hash}" for name in BRANCHES if name in branches]
-        if (self.lowest, self.margin) != (LOWEST, MARGIN):
-            lines.append(f"{self.lowest} {self.margin}")
+        lines.append(f"{self.lowest} {self.margin}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def card_text(self) -> str:

@@ -44,7 +44,7 @@ def choose_branch(
 
     Cell Segmenter, Sec. 2.2.3; the paper asks only for grayscale images (`cellweave.prep.modality`). Deviation: where
     the watershed branch sees no foreground, of which C tells nothing, Omnipose must be sure of its own,
-    C(Omni) >= 0.8, so that one doubtful pixel makes no cells in an empty image.
+    C(Omni) >= `lowest`, so that one doubtful pixel makes no cells in an empty image.
 
     Parameters
     ----------
