@@ -561,6 +561,16 @@ def test_without_validation_images_the_last_epoch_is_kept(samples: Samples, tmp_
     assert_equal_weights(net.state_dict(), last["averaged"])
 
 
+def test_judging_takes_a_tenth_of_the_time_at_most(samples: Samples, tmp_path: Path) -> None:
+    """Ten views to judge by, 32 crops an epoch that cost three times as much: every second epoch, and the last."""
+    fit(narrow(), DiffusionFlows(), samples, samples, config(tmp_path, epochs=5))
+    with (tmp_path / "log.csv").open(newline="") as stream:
+        losses = [row["validation_loss"] for row in csv.DictReader(stream)]
+    assert [loss != "" for loss in losses] == [False, True, False, True, True]
+    best = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["best_epoch"]
+    assert best == 1 + losses.index(str(min(float(loss) for loss in losses if loss)))
+
+
 def test_a_full_disk_ends_the_run_readably(samples: Samples, tmp_path: Path, full_disk: Callable[[int], Any]) -> None:
     """The checkpoint, with the optimiser's numbers, is larger than the model."""
     run(samples, config(tmp_path / "a", epochs=1))

@@ -39,6 +39,8 @@ FEWEST_STEPS = 8
 CHECKPOINT_SECONDS = 120.0
 LOSSES_HELD = 16
 """Steps whose losses an accelerator may hold back, so that it need not wait for the processor at each."""
+JUDGING = 10 / 3
+"""A training step takes about three times as long as judging as many crops, and judging should take a tenth at most."""
 AVERAGED = 0.999
 """Weights are averaged over about the last 1 / (1 - this) steps, over fewer at the start."""
 
@@ -90,8 +92,9 @@ def fit(
 ) -> None:
     """Train `net` and leave it with the averaged weights of the epoch with the least validation loss.
 
-    Without validation samples it is the last epoch. The weights that are judged and kept are an exponential moving
-    average of those trained. Every epoch writes a row of `log.csv` (and TensorBoard events where that package is
+    Without validation samples it is the last epoch; with so many that judging would take over a tenth of the time, only
+    every second, third, ... epoch is judged, and the last. What is judged and kept is an exponential moving average of
+    the weights that are trained. Every epoch writes a row of `log.csv` (and TensorBoard events where that package is
     installed) and, when it is the best so far, `best.pt`; `checkpoint.pt` is written every epoch and every two minutes.
     With `resume`, training goes on at the step of the checkpoint; because each batch depends on the seed and its own
     number only, the result is that of an unbroken run.
@@ -124,10 +127,11 @@ def fit(
         for name in (LOG, BEST, CHECKPOINT):
             (config.out / name).unlink(missing_ok=True)
     source = Source(training, config, representation, device, stream)
-    judging = bool(ranks.from_first(validation is not None, device))
     fixed: list[Batch] = []
     if validation is not None and ranks.rank() == 0:
         fixed += fixed_batches(validation, config, representation)
+    crops = int(ranks.from_first(sum(len(planes) for planes, _ in fixed), device))
+    judged_every = max(1, math.ceil(JUDGING * crops / (steps * config.batch_size * config.accumulate)))
     events = _Events(config.out / "tensorboard") if ranks.rank() == 0 else None
 
     for epoch in range(run.state.step // steps, config.epochs):
@@ -140,13 +144,13 @@ def fit(
                 "resume with as many, or start a new run in another folder"
             )
         _train_epoch(run, source, config, epoch, steps)
-        judged = -math.inf
-        if judging:
+        judged, due = math.inf, (epoch + 1) % judged_every == 0 or epoch + 1 == config.epochs
+        if crops and due:
             tell = partial(report, "training", (epoch + 1) * steps, config.epochs * steps)
             judged = _validate(run.averaged, representation, fixed, device, tell) if fixed else 0.0
             judged = ranks.from_first(judged, device)
             _check(judged, epoch, config)
-        if not judging or judged < run.state.best_loss:
+        if not crops or judged < run.state.best_loss:
             run.state.best_loss, run.state.best_epoch = judged, epoch + 1
             save_weights(config.out / BEST, run.averaged.state_dict())
         row = _row(run, config, epoch, steps, judged)
