@@ -15,10 +15,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -50,14 +48,14 @@ from _point_trainings import (
 )
 from _trainings import trained as paper_model
 from cellweave import Image, Segmenter, segment
-from cellweave.core.errors import CellweaveError, InputError
+from cellweave.core.errors import CellweaveError
 from cellweave.core.points import Points, Positions
 from cellweave.core.progress import report
 from cellweave.metrics.counting import RADIUS, PointEvaluation, evaluate_points
 from cellweave.models import load_model
 from cellweave.models.count_calibration import CountCalibration
 from cellweave.predict.area import AreaDensity
-from cellweave.predict.blobs import Blobs, find_blobs, fit_threshold
+from cellweave.predict.blobs import fit_blobs
 from cellweave.predict.counting import count
 from cellweave.prep.foreground import foreground
 from record import Row
@@ -73,7 +71,6 @@ PUBLISHED = {
 WANTED = {"vgg": 2.4, "mbm": 8.5, "adi": 19.0}
 NAMES = {"vgg": "VGG synthetic cells", "mbm": "bone marrow (MBM)", "adi": "adipocytes (ADI)"}
 THESIS = "thesis: its Cellpose found 2,971 of 5,671, by its own count of clicks; the files hold 3,916 on cells"
-BLOB_SIZES = ((6.0, 16.0), (10.0, 24.0), (16.0, 40.0))
 SAM = os.environ.get("CELLWEAVE_SAM", "facebook/sam-vit-base")
 """A folder with SAM's weights, or a name on the hub."""
 PLACES = 50
@@ -334,26 +331,15 @@ def by_area(held_out: str, mask: Callable[[str], NDArray[np.bool_]]) -> Found:
 def blobs(held_out: str) -> Found:
     """Classical: blobs of the sizes, sign and contrast that fit the annotated parts of the other images best."""
     learned = others(held_out)
-    truth = [phase(stem).positions.cells for stem in learned]
-    best: tuple[float, tuple[float, float], bool, float] = (-1.0, BLOB_SIZES[0], True, 1.0)
-    for sizes, dark in product(BLOB_SIZES, (True, False)):
-        made = [annotated_blobs(stem, sizes, dark) for stem in learned]
-        with suppress(InputError):  # the wrong sign or size, where no blob is near a cell
-            threshold = fit_threshold(made, truth)
-            found = [one.above(threshold) for one in made]
-            best = max(best, (evaluate_points(truth, found).total.detection.f1, sizes, dark, threshold))
-    _, sizes, dark, threshold = best
+    finder = fit_blobs(
+        [plane_of(phase(stem).image) for stem in learned],
+        [phase(stem).positions for stem in learned],
+        known=[known_of(stem) for stem in learned],
+    )
     plane = plane_of(phase(held_out).image)
     start = time.perf_counter()
-    points = find_blobs(plane, diameters=sizes, dark=dark).above(threshold)
-    return Found(float(len(points)), time.perf_counter() - start, points)
-
-
-def annotated_blobs(stem: str, sizes: tuple[float, float], dark: bool) -> Blobs:
-    """The blobs in the annotated part of an image."""
-    made = find_blobs(plane_of(phase(stem).image), diameters=sizes, dark=dark)
-    kept = are_in(made.positions, known_of(stem))
-    return replace(made, positions=made.positions[kept], diameters=made.diameters[kept], strengths=made.strengths[kept])
+    found = finder.find(plane)
+    return Found(float(len(found)), time.perf_counter() - start, found)
 
 
 def known_of(stem: str) -> NDArray[np.bool_]:

@@ -65,7 +65,7 @@ def test_a_mask_rcnn_counts(count: Run, images: Path, tmp_path: Path, monkeypatc
         points = scattered(0, SHAPE, 2 if confidence < 0.9 else 0)
         return Detections(points, np.zeros(SHAPE, np.int32), np.zeros((len(points), 4), np.float32))
 
-    monkeypatch.setattr("cellweave.cli.count.detect", find)
+    monkeypatch.setattr("cellweave.predict.mask_rcnn.detect", find)
     monkeypatch.setattr(Detector, "load", lambda folder: Detector(torch.nn.Identity(), Architecture(), hash="1234"))
     folder = tmp_path / "detector"
     folder.mkdir()
@@ -74,20 +74,20 @@ def test_a_mask_rcnn_counts(count: Run, images: Path, tmp_path: Path, monkeypatc
     assert done.status == 0, done.err
     assert "a Mask R-CNN tells no interval" in done.err + done.out
     rows = table(tmp_path / "out")
-    assert [(row["count"], row["low"], row["unsure"]) for row in rows.values()] == [("2", "", "")] * 3
+    assert [(row["count"], row["low"], row["unsure"]) for row in rows.values()] == [("2.0", "", "")] * 3
     assert len(read_points(tmp_path / "out" / "a_points.csv")) == 2
     assert (tmp_path / "out" / "a_counted.png").is_file()
     assert count(images, "--min-confidence", 0.95, model=folder, out=tmp_path / "none").status == 0
-    assert table(tmp_path / "none")["a"]["count"] == "0"
+    assert table(tmp_path / "none")["a"]["count"] == "0.0"
     for options, words in (
-        (("--diameter", 30), "leave out --diameter"),
+        (("--diameter", 30), "leave out diameter"),
         (("--augment",), "leave out"),
         (("--save", "density"), "no density"),
     ):
         done = count(images, *options, model=folder, out=tmp_path / words.split()[0])
         assert done.status == 1
         assert words in done.err
-    with pytest.raises(ModelError, match="holds a mask-rcnn; use it with cellweave count"):
+    with pytest.raises(ModelError, match="holds a Mask R-CNN, which only counts; use it with cellweave count"):
         Segmenter.load(folder)
 
 

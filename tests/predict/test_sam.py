@@ -16,32 +16,13 @@ from cellweave.core.errors import InputError, MissingExtraError, ModelError
 from cellweave.core.points import Points
 from cellweave.predict import sam as module
 from cellweave.predict.sam import Prompts, Sam, load_sam, sam_foreground, segment_grid, segment_points
-
-SIDE = 64
+from sams import SIDE, save_small_sam
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random SAM, saved by transformers."""
-    transformers = module._transformers()
-    torch.manual_seed(0)
-    vision = transformers.SamVisionConfig(
-        hidden_size=16, output_channels=16, num_hidden_layers=1, num_attention_heads=2, image_size=SIDE, patch_size=8,
-        mlp_dim=16, window_size=4, global_attn_indexes=[0], num_pos_feats=8, initializer_range=0.5,
-    )  # fmt: skip
-    prompt = transformers.SamPromptEncoderConfig(hidden_size=16, image_size=SIDE, patch_size=8, mask_input_channels=4)
-    decoder = transformers.SamMaskDecoderConfig(
-        hidden_size=16, mlp_dim=16, num_attention_heads=2, iou_head_hidden_dim=16
-    )
-    net = transformers.SamModel(
-        transformers.SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    )
-    for name, parameter in net.named_parameters():
-        if "norm" not in name:
-            torch.nn.init.normal_(parameter, std=0.4)
-    path = tmp_path_factory.mktemp("sam") / "tiny"
-    net.save_pretrained(path)
-    return path
+    return save_small_sam(tmp_path_factory.mktemp("sam") / "tiny")
 
 
 @pytest.fixture

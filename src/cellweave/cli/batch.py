@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Result = TypeVar("Result")
 
-RUN, COUNTS = "run.json", "counts.csv"
-"""Records of a run, and the table of ``cellweave count``."""
+RUN, COUNTS, POINTS = "run.json", "counts.csv", "_points.csv"
+"""Records of a run; the table of ``cellweave count``, and how the names of its files of points end."""
 ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 """File names may hold bytes that are no UTF-8."""
 PLAIN: Any = {"markup": False, "highlight": False, "soft_wrap": True}

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellweave import __version__
-from cellweave.cli.batch import COUNTS, Row, Work, plane_of, run_batch
+from cellweave.cli.batch import COUNTS, POINTS, Row, Work, plane_of, run_batch
 from cellweave.core.errors import InputError
 from cellweave.core.files import write_atomically
-from cellweave.core.image import Image
 from cellweave.core.points import Points
 from cellweave.io import read_image, write_points, write_points_overlay
-from cellweave.models import load_model
 from cellweave.models.count_calibration import check_level
-from cellweave.models.folder import kind_of
-from cellweave.predict import Count
+from cellweave.predict import Count, load_counter
 from cellweave.predict import count as count_image
-from cellweave.predict.mask_rcnn import KIND, Detector, detect
+from cellweave.predict.counters import check_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,31 +28,28 @@ if TYPE_CHECKING:
 COLUMNS = ("count", "low", "high", "points", "dropped", "debris", "unsure", "crowded", "remarks")
 
 
-@dataclass(frozen=True)
-class Detected:
-    """What a Mask R-CNN found: points alone, without a density, an interval or a map of doubt."""
+def _write_points(path: Path, result: Count) -> bool:
+    if result.points is None:
+        return False
+    write_points(path, result.points)
+    return True
 
-    image: Image
-    points: Points
 
-
-def _write_density(path: Path, result: Count | Detected) -> None:
+def _write_density(path: Path, result: Count) -> None:
     """(Y, X) float32: cells a pixel."""
     import tifffile
 
-    if isinstance(result, Detected):
-        raise InputError("a Mask R-CNN has no density; leave it out of --save")
     density = result.density
     write_atomically(path, lambda part: tifffile.imwrite(part, density, photometric="minisblack", compression="zlib"))
 
 
-def _write_picture(path: Path, result: Count | Detected) -> None:
-    shaded = result.unsure if isinstance(result, Count) else None
-    write_points_overlay(path, result.image, result.points, shaded)
+def _write_picture(path: Path, result: Count) -> None:
+    points = Points(np.empty((0, 2))) if result.points is None else result.points
+    write_points_overlay(path, result.image, points, result.shaded)
 
 
-OUTPUTS: dict[str, tuple[str, Callable[[Path, Count | Detected], object]]] = {
-    "points": ("_points.csv", lambda path, c: write_points(path, c.points)),
+OUTPUTS: dict[str, tuple[str, Callable[[Path, Count], object]]] = {
+    "points": (POINTS, _write_points),
     "picture": ("_counted.png", _write_picture),
     "density": ("_density.tif", _write_density),
 }
@@ -87,16 +82,11 @@ def run(inputs: Sequence[str], out: Path | None, settings: Settings, *, device: 
     """Count every input, print a table, and return the number of files that failed; see `run_batch`."""
     from rich.console import Console
 
-    model = Detector.load(settings.model) if kind_of(Path(settings.model)) == KIND else load_model(settings.model)
-    if isinstance(model, Detector) and (settings.diameter or settings.augment):
-        raise InputError(f"{settings.model} is a Mask R-CNN; leave out --diameter and --augment")
+    model = load_counter(settings.model)
+    check_options(model, diameter=settings.diameter, augment=settings.augment)
 
-    def do(file: Path) -> tuple[Count | Detected, Row]:
+    def do(file: Path) -> tuple[Count, Row]:
         image = plane_of(read_image(file, axes=settings.axes), settings.plane)
-        if isinstance(model, Detector):
-            least = {"confidence": settings.min_confidence} if settings.min_confidence else {}
-            points = detect(image, model, channels=settings.channels, device=device, **least).points
-            return Detected(image, points), _detected(len(points))
         result = count_image(
             image,
             model,
@@ -129,18 +119,17 @@ def _row(result: Count) -> Row:
         "count": round(result.count, 2),
         "low": "" if result.low is None else round(result.low, 2),
         "high": "" if result.high is None else round(result.high, 2),
-        "points": len(result.points.cells),
+        "points": "" if result.points is None else len(result.points.cells),
         "dropped": result.dropped,
         "debris": result.debris,
-        "unsure": round(float(result.unsure.mean()), 4),
-        "crowded": round(float(result.crowded.mean()), 4),
+        "unsure": _share(result.unsure),
+        "crowded": _share(result.crowded),
         "remarks": "; ".join(result.remarks),
     }
 
 
-def _detected(n: int) -> Row:
-    remarks = "a Mask R-CNN tells no interval"
-    return dict.fromkeys(COLUMNS, "") | {"count": n, "points": n, "dropped": 0, "debris": 0, "remarks": remarks}
+def _share(region: NDArray[np.bool_] | None) -> float | str:
+    return "" if region is None else round(float(region.mean()), 4)
 
 
 def _told(row: Row) -> str:

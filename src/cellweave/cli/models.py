@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cellweave.core.errors import CellweaveError, InputError
-from cellweave.models import Key, ModelSet, Training, list_models, load_model, load_segmenter, load_set
+from cellweave.models import Key, ModelSet, Training, list_models, load_segmenter, load_set
 from cellweave.models.archive import add_to_registry, export_archive, import_archive, remove_from_registry
 from cellweave.models.model_set import OBJECTS, is_model_set
 from cellweave.models.registry import find_model, list_sets, user_folder
+from cellweave.predict import load_counter
 
 Place = tuple[str | None, str | None, str | None]
 """Object, cell line and reporter, as far as they were given."""
@@ -29,7 +30,7 @@ def show_list() -> None:
 
 def show_info(name: str) -> None:
     """The card of a model or a set."""
-    typer.echo(load_set(name).card_text() if _is_set(name) else load_model(name).card_text())
+    typer.echo(load_set(name).card_text() if _is_set(name) else load_counter(name).card_text())
 
 
 def add(

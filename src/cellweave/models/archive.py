@@ -15,7 +15,17 @@ from typing import Any
 
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import atomic_path, make_output_folder, sha256
-from cellweave.models.folder import CARD, FORMAT, SETTINGS, WEIGHTS, read_settings
+from cellweave.models.folder import (
+    CARD,
+    COUNTERS,
+    FORMAT,
+    SETTINGS,
+    WEIGHTS,
+    check_file,
+    kind_of,
+    read_settings,
+    refusing,
+)
 from cellweave.models.model_set import SET, ModelSet, is_model_set
 from cellweave.models.registry import ModelEntry, list_models, list_sets, load_model, user_folder
 
@@ -230,6 +240,10 @@ def _check(root: Path) -> None:
     """Read all of it; raises a `ModelError` for what is missing or altered."""
     if is_model_set(root):
         ModelSet.load(root).check()
+    elif (root / SETTINGS).is_file() and kind_of(root) in COUNTERS:
+        with refusing(root):
+            if expected := read_settings(root).get("sha256"):
+                check_file(root, WEIGHTS, expected)
     elif (root / SETTINGS).is_file():
         load_model(root)
     else:

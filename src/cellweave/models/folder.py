@@ -14,6 +14,9 @@ from cellweave.core.files import sha256
 
 FORMAT = 1
 SETTINGS, WEIGHTS, CARD = "model.json", "model.safetensors", "README.md"
+SAM = "sam"
+COUNTERS = {"area": "an area model", "blobs": "a model of blobs", "mask-rcnn": "a Mask R-CNN", SAM: "a SAM"}
+"""Kinds that count and are no `Segmenter`, in words; `cellweave.predict.counters` loads them."""
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -79,12 +82,33 @@ def refusing(root: Path) -> Iterator[None]:
 
 
 def kind_of(root: Path) -> str:
-    """What kind of model a folder says it holds: ``""`` for a single one, or where it says nothing that can be read."""
-    try:
-        kind = json.loads((root / SETTINGS).read_text(encoding="utf-8"))["kind"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
+    """What kind of model a folder says it holds: ``""`` for a single one, or where it says nothing that can be read.
+
+    A folder without our settings is a SAM where transformers says so in its ``config.json``.
+    """
+    if not (root / SETTINGS).is_file():
+        return SAM if _entry(root / "config.json", "model_type") == SAM else ""
+    kind = _entry(root / SETTINGS, "kind")
     return kind if isinstance(kind, str) else ""
+
+
+def _entry(file: Path, name: str) -> Any:
+    """An entry of a JSON file; None where there is none that can be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def only_counts(root: Path) -> ModelError:
+    """What to say when a folder of `COUNTERS` is used for outlines."""
+    kind = kind_of(root)
+    return ModelError(f"{root} holds {COUNTERS.get(kind, kind)}, which only counts; use it with cellweave count")
+
+
+def card_text(name: str, facts: Mapping[str, Any]) -> str:
+    """A model card, in Markdown."""
+    return "\n".join([f"# Model card: {name}", "", *card_lines(facts)]) + "\n"
 
 
 def card_lines(facts: Mapping[str, Any]) -> list[str]:

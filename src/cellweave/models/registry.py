@@ -10,7 +10,7 @@ from cellweave.core.errors import ModelError
 from cellweave.core.files import sha256
 from cellweave.models.cell_segmenter import CellSegmenter, is_cell_segmenter
 from cellweave.models.cellpose_weights import load_cellpose_size_model, load_cellpose_weights
-from cellweave.models.folder import SETTINGS
+from cellweave.models.folder import COUNTERS, SETTINGS, kind_of, only_counts
 from cellweave.models.model_set import SET, ModelSet, is_model_set
 from cellweave.models.segmenter import Segmenter
 from cellweave.prep import Normalisation
@@ -67,13 +67,15 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     Raises
     ------
     ModelError
-        When nothing has that name, or the files are incomplete or damaged; lists what there is.
+        When nothing has that name, the files are incomplete or damaged, or the model only counts; lists what there is.
     """
     if isinstance(model, (Segmenter, CellSegmenter)):
         return model
     path = find_model(model)
     if not path.is_dir():
         return _from_cellpose(path)
+    if kind_of(path) in COUNTERS:
+        raise only_counts(path)
     return CellSegmenter.load(path) if is_cell_segmenter(path) else Segmenter.load(path)
 
 

@@ -20,8 +20,9 @@ from cellweave.models.folder import (
     CARD,
     FORMAT,
     WEIGHTS,
-    card_lines,
+    card_text,
     check_file,
+    only_counts,
     read_settings,
     refusing,
     write_settings,
@@ -195,13 +196,12 @@ class Segmenter:
         with refusing(root):
             settings = read_settings(root)
             if kind := settings.get("kind"):
-                branches = settings.get("branches", ())
-                raise ModelError(
-                    f"model folder {root} holds several models ({kind}); use it with load_model, "
-                    f"or load one of its folders: {', '.join(branches)}"
-                    if branches
-                    else f"model folder {root} holds a {kind}; use it with cellweave count"
-                )
+                if branches := settings.get("branches", ()):
+                    raise ModelError(
+                        f"model folder {root} holds several models ({kind}); use it with load_model, "
+                        f"or load one of its folders: {', '.join(branches)}"
+                    )
+                raise only_counts(root)
             check_file(root, WEIGHTS, settings["sha256"])
             return cls._from_parts(settings, load_file(root / WEIGHTS))
 
@@ -252,4 +252,4 @@ def _card_text(settings: dict[str, Any]) -> str:
         "Channels": settings["channels"],
         "Weights (SHA-256)": settings["sha256"],
     }
-    return "\n".join([f"# Model card: {settings['name']}", "", *card_lines(facts | settings["card"])]) + "\n"
+    return card_text(settings["name"], facts | settings["card"])

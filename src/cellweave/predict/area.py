@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cellweave.core.errors import InputError
+from cellweave.core.image import Image
 from cellweave.core.points import Points, inside
-
-Mask = NDArray[np.bool_]
+from cellweave.predict.color_view import gray_plane
+from cellweave.predict.counters import Count, Mask, PlainCounter
+from cellweave.prep import Channels
+from cellweave.prep.foreground import foreground
 
 
 @dataclass(frozen=True)
-class AreaDensity:
+class AreaDensity(PlainCounter):
     """Cells are counted as the area of the foreground times their density in it, which is taken to be the same
     everywhere. It tells no positions, and counts wrongly what is denser or sparser than the images it was fitted on.
 
     The foreground is that of `cellweave.prep.foreground`, or another one that marks all cells (of SAM, of a net):
-    but the same for `fit` and `count`.
+    but the same for `fit` and `count`. `count_cells` takes the former.
 
     Attributes
     ----------
@@ -28,12 +31,16 @@ class AreaDensity:
         Cells a pixel of foreground.
     cells, images
         How many it was fitted on.
+    channels, name, card, hash
+        See `PlainCounter`.
 
     Raises
     ------
     InputError
         When the density is not above 0.
     """
+
+    KIND: ClassVar[str] = "area"
 
     density: float
     cells: int
@@ -90,3 +97,19 @@ class AreaDensity:
     def count(self, foreground: Mask) -> float:
         """Number of cells in an image, by its foreground (Y, X)."""
         return float(self.density * np.count_nonzero(foreground))
+
+    def count_cells(
+        self, image: Image, *, channels: str | Channels | None, device: str, min_confidence: float
+    ) -> Count:
+        """Count the cells of a 2-D image by its foreground; see `Counter`.
+
+        Raises
+        ------
+        InputError
+            As `gray_plane`, and for a least confidence, as no single cell is seen.
+        """
+        if min_confidence:
+            raise InputError("an area tells no single cells, and no confidence; leave out min_confidence")
+        mask = foreground(gray_plane(image, self.channels if channels is None else channels, "an area model"))
+        note = "an area model tells no places and no interval"
+        return Count(count=self.count(mask), points=None, model=self, image=image, foreground=mask, note=note)

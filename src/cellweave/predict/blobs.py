@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
 from math import ceil, log2, sqrt
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +15,19 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from cellweave.core.errors import InputError
-from cellweave.core.points import Points, Shape, nearest_pairs
-from cellweave.metrics.counting import RADIUS
+from cellweave.core.image import Image
+from cellweave.core.points import Points, Shape, inside, nearest_pairs
+from cellweave.core.progress import report
+from cellweave.metrics.counting import RADIUS, evaluate_points
+from cellweave.predict.color_view import gray_plane
+from cellweave.predict.counters import Count, Mask, PlainCounter
+from cellweave.prep import Channels
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 
+SIZES = ((6.0, 16.0), (10.0, 24.0), (16.0, 40.0), (3.0, 8.0), (28.0, 70.0))
+"""Least and largest diameters in px that `fit_blobs` tries; of equally good ones the first is taken."""
 STEPS = 4
 """Sizes an octave."""
 DISK = 2 * np.exp(-1)
@@ -48,6 +58,14 @@ class Blobs:
     diameters: Numbers
     strengths: Numbers
     shape: Shape
+
+    def within(self, region: Mask) -> Blobs:
+        """The blobs in a region (Y, X)."""
+        row, column = np.rint(self.positions).astype(int).T
+        kept = region[row, column]
+        return replace(
+            self, positions=self.positions[kept], diameters=self.diameters[kept], strengths=self.strengths[kept]
+        )
 
     def above(self, threshold: float) -> Points:
         """The blobs stronger than `threshold` as points; confidence is s / (s + threshold), from 0.5 to 1."""
@@ -130,6 +148,127 @@ def fit_threshold(blobs: Sequence[Blobs], points: Sequence[Points], *, radius: f
     if not best[0]:
         raise InputError(f"no blob lies within {radius:g} px of a point; are the diameters those of the cells?")
     return best[1]
+
+
+@dataclass(frozen=True)
+class BlobFinder(PlainCounter):
+    """Cells are the blobs of some sizes that are stronger than a threshold, in the grey values of the image: for images
+    of one microscope with the same settings.
+
+    Attributes
+    ----------
+    diameters, dark
+        As for `find_blobs`.
+    threshold
+        Least contrast of a cell.
+    cells, images
+        How many it was fitted on.
+    channels, name, card, hash
+        See `PlainCounter`.
+
+    Raises
+    ------
+    InputError
+        When the threshold is not above 0.
+    """
+
+    KIND: ClassVar[str] = "blobs"
+
+    diameters: tuple[float, float]
+    dark: bool
+    threshold: float
+    cells: int
+    images: int
+
+    def __post_init__(self) -> None:
+        low, high = self.diameters
+        object.__setattr__(self, "diameters", (float(low), float(high)))
+        if not 0 < self.threshold < np.inf:
+            raise InputError(f"the threshold is {self.threshold}; it must be above 0, in grey values")
+
+    def find(self, plane: NDArray[np.floating]) -> Points:
+        """The cells of a plane (Y, X), with their confidence; see `Blobs.above`."""
+        return find_blobs(plane, diameters=self.diameters, dark=self.dark).above(self.threshold)
+
+    def count_cells(
+        self, image: Image, *, channels: str | Channels | None, device: str, min_confidence: float
+    ) -> Count:
+        """Count the cells of a 2-D image; see `Counter`.
+
+        Raises
+        ------
+        InputError
+            As `gray_plane`.
+        """
+        points = self.find(gray_plane(image, self.channels if channels is None else channels, "a model of blobs"))
+        assert points.confidence is not None
+        kept = points[points.confidence >= min_confidence]
+        return Count(
+            count=float(len(kept)),
+            points=kept,
+            model=self,
+            image=image,
+            dropped=len(points) - len(kept),
+            note="blobs tell no interval",
+        )
+
+
+def fit_blobs(
+    planes: Sequence[NDArray[np.floating]],
+    points: Sequence[Points],
+    *,
+    known: Sequence[Mask] | None = None,
+    sizes: Sequence[tuple[float, float]] = SIZES,
+) -> BlobFinder:
+    """The sizes, sign and threshold with which blobs and annotated cells agree best: the highest F1 within `RADIUS` px
+    over all images together.
+
+    Parameters
+    ----------
+    planes
+        (Y, X) of each image.
+    points
+        Cells of the same images; debris does not count.
+    known
+        Where someone annotated, of each image: blobs and cells elsewhere play no part. Everywhere without it.
+    sizes
+        Least and largest diameters in px to try.
+
+    Raises
+    ------
+    InputError
+        When numbers or shapes differ, a point lies outside of its image, or no blob is near any point.
+    """
+    where = [np.ones(plane.shape, bool) for plane in planes] if known is None else list(known)
+    if not planes or not len(planes) == len(points) == len(where):
+        raise InputError(
+            f"{len(planes)} images, points of {len(points)} and {len(where)} known regions; give all for each image"
+        )
+    truth = []
+    for plane, some, looked in zip(planes, points, where, strict=True):
+        if plane.shape != looked.shape or not inside(some.positions, (plane.shape[0], plane.shape[1])).all():
+            raise InputError(f"points lie outside the image of {plane.shape} or its known region {looked.shape}")
+        row, column = np.rint(some.cells.positions).astype(int).T
+        truth.append(some.cells[looked[row, column]])
+    best: tuple[float, BlobFinder] | None = None
+    cells, tries = sum(map(len, truth)), list(product(sizes, (True, False)))
+    for k, (diameters, dark) in enumerate(tries):
+        report("fitting blobs", k, len(tries), f"{diameters[0]:g} to {diameters[1]:g} px")
+        found = [
+            find_blobs(plane, diameters=diameters, dark=dark).within(looked)
+            for plane, looked in zip(planes, where, strict=True)
+        ]
+        with suppress(InputError):  # the wrong sign or size, where no blob is near a cell
+            threshold = fit_threshold(found, truth)
+            f1 = evaluate_points(truth, [one.above(threshold) for one in found]).total.detection.f1
+            if best is None or f1 > best[0]:
+                best = f1, BlobFinder(diameters, dark, threshold, cells, len(planes))
+    report("fitting blobs", len(tries), len(tries), "")
+    if best is None:
+        raise InputError(
+            f"{cells} cells, and no blob within {RADIUS:g} px of any of them; are these the points of these images?"
+        )
+    return best[1].with_(card={f"F1 within {RADIUS:g} px on what it was fitted on": round(best[0], 3)})
 
 
 Stack = tuple[list[Floats], Numbers, int]

@@ -1,4 +1,4 @@
-"""An image as nets of photographs see it: three planes in 0..1."""
+"""An image as nets of photographs see it, three planes in 0..1; and as one plane."""
 
 from __future__ import annotations
 
@@ -12,6 +12,31 @@ from cellweave.core.image import Image
 from cellweave.predict.maps import as_plane
 from cellweave.prep import Channels, Normalisation
 from cellweave.prep.channels import apply_weights
+
+
+def gray_plane(image: Image | NDArray[Any], channels: str | Channels, model: str) -> NDArray[np.float32]:
+    """(Y, X) of a 2-D image, in its own grey values.
+
+    Parameters
+    ----------
+    image
+        An image, or an array as `Image.from_array` takes it.
+    channels
+        ``auto`` for the mean of all channels, ``gray:NAME`` for one of them.
+    model
+        For messages: who looks.
+
+    Raises
+    ------
+    InputError
+        For other policies, and images with times or depths to choose from.
+    """
+    plane, policy = as_plane(image), Channels.parse(channels)
+    if policy.policy not in ("auto", "gray"):
+        raise InputError(f"channels are '{policy}', and {model} looks at one; write gray:NAME, or leave it out")
+    if policy.chosen:
+        return np.asarray(apply_weights(plane.read(), policy.weights(plane))[0])
+    return np.asarray(np.asarray(plane.read(), np.float32).mean(axis=0))
 
 
 class ColorView:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from cellweave.core.device import choose_device
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
-from cellweave.core.labels import Labels
-from cellweave.core.points import DEBRIS, Points
-from cellweave.models import AnyModel, Segmenter, load_model
+from cellweave.core.points import Points
+from cellweave.models import CellSegmenter, Segmenter
 from cellweave.models.count_calibration import check_level, normal_factor
 from cellweave.predict.branches import Branch
 from cellweave.predict.count_spread import Spread, measure_spread
+from cellweave.predict.counters import AnyCounter, Count, Mask, check_options, load_counter
 from cellweave.predict.maps import Planes, Runner, as_plane, finished_rows
 from cellweave.predict.segmentation import check_confidence, parse_diameter, segment, tell_unused
 from cellweave.predict.unsure import DOUBT, crowded, unresolved
@@ -25,56 +25,36 @@ from cellweave.prep import Channels, Resampling
 from cellweave.representations import PointRepresentation
 from cellweave.representations.base import Maps
 
-Mask = NDArray[np.bool_]
-
 DENSITY = "density"
 """The map that tells cells a pixel."""
 
 
-@dataclass(frozen=True)
-class Count:
-    """What `count` found in one image.
+@dataclass(frozen=True, kw_only=True)
+class MapCount(Count):
+    """What a model whose net makes maps counted: the integral of a density, or the number of outlined objects.
 
     Parameters
     ----------
-    count
-        Number of cells. Of a model of heatmaps the integral of the density, which need not be whole; of a model that
-        outlines cells the number of objects.
-    points
-        Where the cells are (`points.cells`; debris, where a model finds it, has its own class), with their confidence.
     maps
         (M, Y, X) float32, as of `predict_maps`.
-    model, image
-        The model used (of a `CellSegmenter` the branch that was chosen), and what was counted.
+    model
+        The model used; of a `CellSegmenter` the branch that was chosen.
     diameter
         Cell diameter in px that the image was resized by; 0 where it kept its size.
     planes
         What the net sees.
-    labels
-        (Y, X) of a model that outlines cells; else None.
-    dropped
-        Number of points removed because their confidence was under `min_confidence`.
     branch
         Which model of a `CellSegmenter` was chosen, and why; None for other models.
-    low, high, interval
-        Bounds that should hold the true count, and how often they should, such as 0.9; None where none was asked for.
     spread
         How far the count may be off, before calibration; None without an interval.
     """
 
-    count: float
     points: Points
-    maps: Maps = field(repr=False)
     model: Segmenter = field(repr=False)
-    image: Image = field(repr=False)
+    maps: Maps = field(repr=False)
     diameter: float
     planes: Planes = field(repr=False)
-    labels: Labels | None = field(default=None, repr=False)
-    dropped: int = 0
     branch: Branch | None = None
-    low: float | None = None
-    high: float | None = None
-    interval: float | None = None
     spread: Spread | None = field(default=None, repr=False)
 
     @property
@@ -95,11 +75,6 @@ class Count:
             raise InputError(f"model '{self.model.name}' outlines cells and has no density; leave it out")
         density: NDArray[np.float32] = self.maps[self.model.representation.map_names.index(DENSITY)]
         return density
-
-    @property
-    def debris(self) -> int:
-        """Number of points that are dead cells or debris, and no part of the count."""
-        return int(np.count_nonzero(self.points.classes == DEBRIS))
 
     @cached_property
     def crowded(self) -> Mask:
@@ -157,7 +132,7 @@ class Count:
 
 def count(
     image: Image | NDArray[Any],
-    model: AnyModel = "default",
+    model: AnyCounter = "default",
     *,
     diameter: float | str | None = None,
     channels: str | Channels | None = None,
@@ -168,17 +143,18 @@ def count(
 ) -> Count:
     """Count the cells of a 2-D image and find where they are.
 
-    The net runs over the image once, or four times with `augment`. For the interval, it counts up to eight small tiles
-    again in three flips (at most 524,288 px, whatever the size of the image): how much their counts change tells how
-    surely the image can be counted (`cellweave.predict.count_spread`), and the model's `CountCalibration`, where it has
-    one, what that means in cells.
+    A net that makes maps runs over the image once, or four times with `augment`. For the interval, it counts up to
+    eight small tiles again in three flips (at most 524,288 px, whatever the size of the image): how much their counts
+    change tells how surely the image can be counted (`cellweave.predict.count_spread`), and the model's
+    `CountCalibration`, where it has one, what that means in cells. Other counters have no interval.
 
     Parameters
     ----------
     image, channels, device, augment
         As for `predict_maps`.
     model
-        A name or folder (`load_model`), or a model: of heatmaps, or one that outlines cells.
+        A name or folder, ``sam:`` and a name on the Hugging Face hub, or a model: of heatmaps, one that outlines cells,
+        or another `Counter`; see `load_counter`.
     diameter
         As for `segment`. A model of heatmaps sees images in their size unless it is given.
     interval
@@ -186,10 +162,14 @@ def count(
     min_confidence
         Cells with a lower confidence, in 0..1, are left out of the points, and of the count where it is their number.
 
+    Returns
+    -------
+    `Count`; of models whose net makes maps, a `MapCount`.
+
     Raises
     ------
     InputError
-        See `segment`; also an interval that is not between 0 and 1.
+        See `segment`; also an interval that is not between 0 and 1, and options that a counter does not use.
 
     Notes
     -----
@@ -198,31 +178,59 @@ def count(
     check_confidence(min_confidence)
     if interval is not None:
         check_level(interval)
-    picture, loaded = as_plane(image), load_model(model)
-    if isinstance(loaded, Segmenter) and isinstance(loaded.representation, PointRepresentation):
+    loaded = load_counter(model)
+    if isinstance(loaded, (Segmenter, CellSegmenter)):
+        return count_in_maps(
+            image,
+            loaded,
+            diameter=diameter,
+            channels=channels,
+            device=device,
+            augment=augment,
+            interval=interval,
+            min_confidence=min_confidence,
+        )
+    check_options(loaded, diameter=diameter, augment=augment)
+    return loaded.count_cells(as_plane(image), channels=channels, device=device, min_confidence=min_confidence)
+
+
+def count_in_maps(
+    image: Image | NDArray[Any],
+    model: Segmenter | CellSegmenter,
+    *,
+    diameter: float | str | None = None,
+    channels: str | Channels | None = None,
+    device: str = "auto",
+    augment: bool = False,
+    interval: float | None = 0.9,
+    min_confidence: float = 0.0,
+) -> MapCount:
+    """`count` by a model whose net makes maps."""
+    picture = as_plane(image)
+    if isinstance(model, Segmenter) and isinstance(model.representation, PointRepresentation):
         given = parse_diameter(diameter, picture)
-        found = _integrated(picture, loaded, given, channels, device, augment, min_confidence)
+        found = _integrated(picture, model, given, channels, device, augment, min_confidence)
     else:
         result = segment(
             picture,
-            loaded,
+            model,
             diameter=diameter,
             channels=channels,
             device=device,
             augment=augment,
             min_confidence=min_confidence,
         )
-        found = Count(
-            float(result.count),
-            Points.from_labels(result.labels, result.confidence),
-            result.maps,
-            result.model,
-            picture,
-            result.diameter if result.model.diameter else 0.0,
-            Planes(picture, result.model, channels),
-            result.labels,
-            result.dropped,
-            result.branch,
+        found = MapCount(
+            count=float(result.count),
+            points=Points.from_labels(result.labels, result.confidence),
+            maps=result.maps,
+            model=result.model,
+            image=picture,
+            diameter=result.diameter if result.model.diameter else 0.0,
+            planes=Planes(picture, result.model, channels),
+            labels=result.labels,
+            dropped=result.dropped,
+            branch=result.branch,
         )
     return found if interval is None else _bounded(found, interval, device, min_confidence)
 
@@ -235,7 +243,7 @@ def _integrated(
     device: str,
     augment: bool,
     min_confidence: float,
-) -> Count:
+) -> MapCount:
     """Count by a model of positions, without an interval."""
     if given is not None and not model.diameter:
         tell_unused(model.name)
@@ -245,10 +253,19 @@ def _integrated(
     points = model.positions.decode(maps)
     keep = np.ones(len(points), bool) if points.confidence is None else points.confidence >= min_confidence
     dropped = int(np.count_nonzero(~keep))
-    return Count(model.positions.count(maps), points[keep], maps, model, image, size, planes, dropped=dropped)
+    return MapCount(
+        count=model.positions.count(maps),
+        points=points[keep],
+        maps=maps,
+        model=model,
+        image=image,
+        diameter=size,
+        planes=planes,
+        dropped=dropped,
+    )
 
 
-def _bounded(found: Count, interval: float, device: str, min_confidence: float) -> Count:
+def _bounded(found: MapCount, interval: float, device: str, min_confidence: float) -> MapCount:
     """The same with an interval."""
     model, cells = found.model, found.points.cells
     runner = Runner(model, choose_device(device), augment=False)

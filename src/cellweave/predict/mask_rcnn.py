@@ -30,7 +30,7 @@ from cellweave.models.folder import (
     CARD,
     FORMAT,
     WEIGHTS,
-    card_lines,
+    card_text,
     check_file,
     read_settings,
     refusing,
@@ -38,6 +38,7 @@ from cellweave.models.folder import (
 )
 from cellweave.models.imagenet_weights import read_state
 from cellweave.predict.color_view import ColorView
+from cellweave.predict.counters import Count
 from cellweave.predict.tiling import plan
 from cellweave.predict.torchvision_ops import load_torchvision
 from cellweave.prep import Channels
@@ -163,9 +164,40 @@ class Detector:
                 "sha256": weights_hash,
             }
             write_settings(root, settings)
-            facts = self.card | {"Net": "Mask R-CNN", "Boxes": f"{self.architecture.side:g} px"}
-            (root / CARD).write_text("\n".join([f"# {self.name}", "", *card_lines(facts), ""]), encoding="utf-8")
-            return replace(self, hash=weights_hash)
+            saved = replace(self, hash=weights_hash)
+            (root / CARD).write_text(saved.card_text(), encoding="utf-8")
+            return saved
+
+    def card_text(self) -> str:
+        """The model card, in Markdown."""
+        facts = {
+            "Net": "Mask R-CNN",
+            "Boxes": f"{self.architecture.side:g} px",
+            "Channels": self.channels,
+            "Weights (SHA-256)": self.hash,
+        }
+        return card_text(self.name, facts | self.card)
+
+    def count_cells(
+        self, image: Image, *, channels: str | Channels | None, device: str, min_confidence: float
+    ) -> Count:
+        """Count the cells of a 2-D image by `detect`, with its usual least confidence unless another is given.
+
+        Raises
+        ------
+        InputError
+            As `detect`.
+        """
+        least = {"confidence": min_confidence} if min_confidence else {}
+        found = detect(image, self, channels=channels, device=device, **least)
+        return Count(
+            count=float(len(found.points)),
+            points=found.points,
+            model=self,
+            image=image,
+            labels=found.labels,
+            note="a Mask R-CNN tells no interval",
+        )
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Detector:

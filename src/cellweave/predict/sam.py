@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +29,9 @@ from cellweave.core.image import Image
 from cellweave.core.labels import Labels
 from cellweave.core.points import Points, Positions, inside
 from cellweave.core.progress import report
+from cellweave.models.folder import card_text
 from cellweave.predict.color_view import ColorView
+from cellweave.predict.counters import Count
 from cellweave.predict.masks import Mask, cut, masks_to_labels, suppress
 from cellweave.predict.tiling import plan
 from cellweave.predict.torchvision_ops import load_torchvision
@@ -107,6 +110,51 @@ class Sam:
         self.side: int = net.config.vision_config.image_size
         self._cache: OrderedDict[bytes, Tensor] = OrderedDict()
         self._most = max(1, cache)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the weights."""
+        digest = hashlib.sha256()
+        for name, weights in sorted(self.net.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weights.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def card_text(self) -> str:
+        """What it is, in Markdown."""
+        facts = {"Net": "Segment Anything", "Counts by": "its grid of points", "Weights (SHA-256)": self.hash}
+        return card_text(self.name, facts)
+
+    def count_cells(
+        self, image: Image, *, channels: str | Channels | None, device: str, min_confidence: float
+    ) -> Count:
+        """Count the cells of a 2-D image by `segment_grid`.
+
+        Raises
+        ------
+        InputError
+            As `segment_grid`.
+        """
+        self._move(choose_device(device))
+        found = segment_grid(self, image, channels="color" if channels is None else channels)
+        points = Points.from_labels(found.labels, found.confidence)
+        kept = found.confidence >= min_confidence
+        labels = np.concatenate([[0], np.cumsum(kept) * kept]).astype(np.int32)[found.labels]
+        return Count(
+            count=float(kept.sum()),
+            points=points[kept],
+            model=self,
+            image=image,
+            labels=labels,
+            dropped=int((~kept).sum()),
+            note="SAM tells no interval, and knows nothing of cells: look at the picture",
+        )
+
+    def _move(self, device: torch.device) -> None:
+        if device != self.device:
+            self.net.to(device)
+            self.device = device
+            self._cache.clear()
 
     @torch.inference_mode()
     def embed(self, tile: NDArray[np.float32]) -> Tensor:

@@ -16,7 +16,7 @@ from cellweave.metrics.counting import RADIUS, evaluate_points, match_points
 from cellweave.models import Segmenter
 from cellweave.models.count_calibration import CountCalibration
 from cellweave.predict import predict_maps
-from cellweave.predict.counting import count
+from cellweave.predict.counting import count_in_maps
 from cellweave.representations import Heatmap
 from cellweave.train.samples import Example
 
@@ -118,7 +118,7 @@ def judge_counts(
 
 def _judge(example: Example, segmenter: Segmenter, device: str) -> Judged:
     try:
-        found = count(example.image, segmenter, device=device)
+        found = count_in_maps(example.image, segmenter, device=device)
     except CellweaveError as error:
         raise type(error)(f"{example.name}: {error}") from error
     known = np.ones(found.maps.shape[1:], bool) if example.known is None else example.known
