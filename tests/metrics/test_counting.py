@@ -18,8 +18,10 @@ from scipy.optimize import linear_sum_assignment
 from cellweave.core.errors import InputError
 from cellweave.core.points import Points
 from cellweave.metrics import (
+    CountEvaluation,
     PointEvaluation,
     count_errors,
+    counts_table,
     evaluate_points,
     match_points,
     points_table,
@@ -169,3 +171,20 @@ def test_what_does_not_fit_is_named() -> None:
         evaluate_points([a], [a], radius=0)
     with pytest.raises(InputError, match="no images"):
         evaluate_points([], [])
+
+
+def test_counts_alone_have_the_errors_of_counts(tmp_path: Path) -> None:
+    alone = CountEvaluation(("a", "b"), (10, 0), (12.5, 1.0))
+    points = [Points(np.zeros((n, 2))) for n in alone.truth]
+    empty = [Points(np.empty((0, 2)))] * 2
+    assert alone.counts == evaluate_points(points, empty, counts=alone.predicted).counts
+    assert alone.rows()[-1] == {"image": "total", "n_true": 10, "n_predicted": 13.5}
+    to_json(alone, tmp_path / "e.json")
+    assert json.loads((tmp_path / "e.json").read_text(encoding="utf-8")) == alone.to_dict()
+    to_csv(alone, tmp_path / "e.csv")
+    assert (tmp_path / "e.csv").read_text().splitlines()[1] == "a,10,12.5"
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(counts_table(alone))
+    for part in ("2 images, counts only", "12.5", "13.5", "total", "MAE 1.75"):
+        assert part in capture.get()

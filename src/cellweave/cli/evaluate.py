@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cellweave.cli.batch import COUNTS, ENCODING
+from cellweave.cli.batch import COUNTS, ENCODING, POINTS
 from cellweave.cli.pairing import check_partners, files_by_name, is_file, name_of
 from cellweave.core.errors import InputError
 from cellweave.core.files import make_output_folder
@@ -16,7 +16,8 @@ from cellweave.core.labels import Labels
 from cellweave.core.progress import console_progress
 from cellweave.io import read_annotations, read_labels
 from cellweave.metrics import evaluate, evaluate_points
-from cellweave.metrics.report import as_table, points_table, to_csv, to_json
+from cellweave.metrics.counting import CountEvaluation
+from cellweave.metrics.report import as_table, counts_table, points_table, to_csv, to_json
 from cellweave.models.model_set import OBJECTS
 
 
@@ -61,20 +62,25 @@ def run_points(predicted: Path, truth: Path, out: Path | None, radius: float) ->
     """As `run`, for files of points; debris counts on neither side.
 
     In a folder that ``cellweave count`` wrote, the predicted counts are those of its table, which may be integrals.
+    Where it wrote no points, as of an area, only the counts are compared.
 
     Raises
     ------
     InputError
         When an image has true points and no predicted ones; names the image.
     """
-    found, expected = read_annotations(predicted), read_annotations(truth)
-    counts = {name: len(a.centres.cells) for name, a in found.items()} | _counts(predicted)
+    counted, expected = _counts(predicted), read_annotations(truth)
+    if not expected:
+        raise InputError(f"{truth}: no image in it is annotated")
+    if counted and not any(predicted.glob(f"*{POINTS}")):
+        _run_counts(predicted, counted, {name: len(a.centres.cells) for name, a in expected.items()}, out)
+        return
+    found = read_annotations(predicted)
+    counts = {name: len(a.centres.cells) for name, a in found.items()} | counted
     if len(found) == len(expected) == 1:
         counts = {name: counts[before] for name, before in zip(expected, found, strict=True)}
         found = dict(zip(expected, found.values(), strict=True))
     check_partners(predicted, "points", found.keys(), expected.keys(), "_points")
-    if not expected:
-        raise InputError(f"{truth}: no image in it is annotated")
     folder = make_output_folder(out) if out else None
     names = sorted(expected)
     result = evaluate_points(
@@ -85,6 +91,18 @@ def run_points(predicted: Path, truth: Path, out: Path | None, radius: float) ->
         counts=[counts[name] for name in names],
     )
     Console().print(points_table(result))
+    if folder:
+        to_json(result, folder / "evaluation.json")
+        to_csv(result, folder / "evaluation.csv")
+
+
+def _run_counts(predicted: Path, counts: dict[str, float], expected: dict[str, int], out: Path | None) -> None:
+    """`run_points` without points."""
+    check_partners(predicted, "count", counts.keys(), expected.keys(), "_points")
+    folder = make_output_folder(out) if out else None
+    names = tuple(sorted(expected))
+    result = CountEvaluation(names, tuple(expected[name] for name in names), tuple(counts[name] for name in names))
+    Console().print(counts_table(result))
     if folder:
         to_json(result, folder / "evaluation.json")
         to_csv(result, folder / "evaluation.csv")

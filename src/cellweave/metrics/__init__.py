@@ -2,6 +2,7 @@
 
 from cellweave.metrics.counting import (
     CountErrors,
+    CountEvaluation,
     PointDetection,
     PointEvaluation,
     PointMatch,
@@ -13,11 +14,12 @@ from cellweave.metrics.counting import (
 from cellweave.metrics.evaluation import THRESHOLDS, Evaluation, Scores, evaluate, evaluate_image
 from cellweave.metrics.matching import Detection, Match, match
 from cellweave.metrics.reliability import Reliability, reliability
-from cellweave.metrics.report import as_table, points_table, to_csv, to_json
+from cellweave.metrics.report import as_table, counts_table, points_table, to_csv, to_json
 
 __all__ = [
     "THRESHOLDS",
     "CountErrors",
+    "CountEvaluation",
     "Detection",
     "Evaluation",
     "Match",
@@ -29,6 +31,7 @@ __all__ = [
     "Scores",
     "as_table",
     "count_errors",
+    "counts_table",
     "evaluate",
     "evaluate_image",
     "evaluate_points",

@@ -305,6 +305,41 @@ class PointEvaluation:
         }
 
 
+@dataclass(frozen=True)
+class CountEvaluation:
+    """Counts of images against true ones, of a method that tells no places.
+
+    Attributes
+    ----------
+    names
+        Of the images.
+    truth, predicted
+        True and predicted count of each.
+    """
+
+    names: tuple[str, ...]
+    truth: tuple[int, ...]
+    predicted: tuple[float, ...]
+
+    @cached_property
+    def counts(self) -> CountErrors:
+        """Errors of the counts over the images."""
+        return count_errors(self.truth, self.predicted)
+
+    def rows(self) -> list[Row]:
+        """One dict an image, then that of 'total'."""
+        entries = [
+            *zip(self.names, self.truth, self.predicted, strict=True),
+            ("total", sum(self.truth), sum(self.predicted)),
+        ]
+        return [{"image": name, "n_true": true, "n_predicted": counted} for name, true, counted in entries]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, strings, lists and dicts."""
+        *images, total = self.rows()
+        return {"n_images": len(images), "total": total, "counts": self.counts.row(), "images": images}
+
+
 def evaluate_points(
     truth: Points | Sequence[Points],
     found: Points | Sequence[Points],

@@ -8,16 +8,17 @@ import os
 from typing import TYPE_CHECKING
 
 from cellweave.core.files import atomic_path
-from cellweave.metrics.counting import PointEvaluation
+from cellweave.metrics.counting import CountErrors, CountEvaluation, PointEvaluation
 from cellweave.metrics.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_LINES = 20
+AnyEvaluation = Evaluation | PointEvaluation | CountEvaluation
 
 
-def to_json(evaluation: Evaluation | PointEvaluation, path: str | os.PathLike[str]) -> None:
+def to_json(evaluation: AnyEvaluation, path: str | os.PathLike[str]) -> None:
     """Write `to_dict` of the evaluation as JSON.
 
     Raises
@@ -29,7 +30,7 @@ def to_json(evaluation: Evaluation | PointEvaluation, path: str | os.PathLike[st
         temporary.write_text(json.dumps(evaluation.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def to_csv(evaluation: Evaluation | PointEvaluation, path: str | os.PathLike[str]) -> None:
+def to_csv(evaluation: AnyEvaluation, path: str | os.PathLike[str]) -> None:
     """Write `rows` of the evaluation as CSV: a line an image, then the summaries; empty where no figure is.
 
     Raises
@@ -75,11 +76,10 @@ def points_table(evaluation: PointEvaluation) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    errors, n = evaluation.counts, len(evaluation.images)
-    mape = "none" if errors.mape is None else f"{100 * errors.mape:.1f} %"
+    n = len(evaluation.images)
     table = Table(
         title=f"{'1 image' if n == 1 else f'{n} images'}, points within {evaluation.radius:g} px",
-        caption=f"Counts: MAE {errors.mae:.2f}, RMSE {errors.rmse:.2f}, MAPE {mape}, bias {errors.bias:+.2f}.",
+        caption=_told(evaluation.counts),
     )
     table.add_column("image")
     for heading in ("true", "found", "precision", "recall", "F1", "distance, px"):
@@ -92,3 +92,24 @@ def points_table(evaluation: PointEvaluation) -> Table:
             Text(scores.name), f"{scores.n_true:,}", f"{scores.n_predicted:,.6g}", *figures, f"{d.mean_distance:.2f}"
         )
     return table
+
+
+def counts_table(evaluation: CountEvaluation) -> Table:
+    """As `points_table`, of counts alone."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = evaluation.rows()
+    n = len(rows) - 1
+    table = Table(title=f"{'1 image' if n == 1 else f'{n} images'}, counts only", caption=_told(evaluation.counts))
+    table.add_column("image")
+    for heading in ("true", "counted"):
+        table.add_column(heading, justify="right")
+    for row in rows[:1] if n == 1 else rows if n <= MAX_LINES else rows[-1:]:
+        table.add_row(Text(str(row["image"])), f"{row['n_true']:,}", f"{row['n_predicted']:,.6g}")
+    return table
+
+
+def _told(errors: CountErrors) -> str:
+    mape = "none" if errors.mape is None else f"{100 * errors.mape:.1f} %"
+    return f"Counts: MAE {errors.mae:.2f}, RMSE {errors.rmse:.2f}, MAPE {mape}, bias {errors.bias:+.2f}."
