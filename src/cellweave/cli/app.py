@@ -234,7 +234,10 @@ def count(
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")] = None,
     model: Annotated[
-        str, typer.Option(help="Name or folder of a model: of points, of outlines, or a Mask R-CNN.")
+        str,
+        typer.Option(
+            help="Name or folder of a model; of SAM, the folder of its weights, or sam: and a name on the hub."
+        ),
     ] = "default",
     channels: Annotated[str | None, typer.Option(help="Channel policy, as for segment.")] = None,
     diameter: Annotated[
@@ -261,7 +264,9 @@ def count(
     """Count cells: a number and an interval for each image, where the cells are, and where not to believe it.
 
     With a model of points (cellweave train --target points) the count is the sum of a density, otherwise the number of
-    outlined cells. Compare points with true ones with: cellweave evaluate --points OUT TRUTH
+    outlined cells. Every other way of counting has a model folder, too: area, blobs and Mask R-CNN (cellweave train
+    --method), and SAM's weights as transformers saves them (config.json, model.safetensors), which is asked at the
+    points of a grid. These tell no interval. Compare with true points: cellweave evaluate --points OUT TRUTH
     """
     from cellweave.cli.count import Settings, run
 
@@ -325,7 +330,11 @@ def train(
         bool, typer.Option("--prepare-only", help="Write shards, to train on a machine with PyTorch alone.")
     ] = False,
     method: Annotated[
-        str | None, typer.Option(help="cell-segmenter: several models, of which one is chosen for each image.")
+        str | None,
+        typer.Option(
+            help="cell-segmenter: several models, of which one is chosen for each image. To count: area, blobs or "
+            "mask-rcnn."
+        ),
     ] = None,
     unlabelled: Annotated[
         Path | None, typer.Option(help="Folder of images without labels; the model labels them and learns from both.")
@@ -337,7 +346,7 @@ def train(
         Path | None,
         typer.Option(
             help="Weights to start from: of a ResNet-18 with --method cell-segmenter, of a MobileNetV3-Large with "
-            "--net NestedUNet."
+            "--net NestedUNet, of torchvision's ResNet or Mask R-CNN with --method mask-rcnn."
         ),
     ] = None,
     augmentation: Annotated[
@@ -365,6 +374,11 @@ def train(
 
     --target points learns to count cells from one point in each: DATA has images/ and points/. The model is for count.
     With --representation DiffusionFlows or StarConvex it learns outlines that are guessed from the points.
+
+    --target points --method area | blobs | mask-rcnn are other ways to count. area (cells to an area of foreground) and
+    blobs (their sizes and contrast) are fitted in seconds, with --sparse and --channels gray:NAME only. mask-rcnn
+    (extra detect) learns boxes of --diameter 50 px in crops of --crop 512 px, 2 in a --batch-size, for --epochs; --net
+    is resnet50 or resnet18.
     """
     from cellweave.cli.train import Plan, run
     from cellweave.prep import Preparation
@@ -431,6 +445,7 @@ def evaluate(
     """Compare label images with the truth: precision, recall, F1, AP, PQ at IoU 0.5 to 0.95, overlap, counts.
 
     With --points, compare cell positions: precision, recall and F1 within --radius, MAE, RMSE and MAPE of the counts.
+    Of what cellweave count wrote without points, only the counts are compared.
     """
     from cellweave.cli.evaluate import run, run_points
     from cellweave.metrics.counting import RADIUS

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from cellweave.cli.strategy import run_strategy
+from cellweave.cli.train_counting import OPTIONS, run_counting
 from cellweave.core.errors import InputError
 from cellweave.core.progress import console_progress
 from cellweave.models import CellSegmenter, Segmenter
@@ -61,10 +62,14 @@ def run(plan: Plan, settings: dict[str, Any]) -> None:
     InputError
         When options do not go together.
     """
-    config = _config(plan, settings)
-    _check(plan, config)
     first = ranks.rank() == 0  # of the processes that torchrun starts; the others are silent
     logging.getLogger("cellweave").setLevel(logging.INFO if first else logging.WARNING)
+    if plan.method in OPTIONS:
+        run_counting(plan, settings)
+        typer.echo(_told(settings["out"], "count"))
+        return
+    config = _config(plan, settings)
+    _check(plan, config)
     if plan.strategy:
         run_strategy(
             plan.data[0],
@@ -110,9 +115,12 @@ def _shares(plan: Plan) -> dict[str, float] | None:
 def _check(plan: Plan, config: TrainConfig) -> None:
     several = plan.method or plan.unlabelled or plan.strategy
     if plan.method not in (None, "cell-segmenter"):
-        raise InputError(f"--method '{plan.method}' is unknown; there is cell-segmenter, or leave it out")
+        known = ", ".join(["cell-segmenter", *OPTIONS])
+        raise InputError(f"--method '{plan.method}' is unknown; there are {known}, or leave it out")
     if config.target == "points" and several:
-        raise InputError("--target points is one training; leave out --method, --unlabelled and --strategy")
+        raise InputError(
+            "--target points is one training; leave out --method cell-segmenter, --unlabelled and --strategy"
+        )
     if plan.only_prepare and several:
         raise InputError("--prepare-only is for one training; leave out --method, --unlabelled and --strategy")
     if plan.resume and config.overwrite:
@@ -144,8 +152,9 @@ def _train(plan: Plan, config: TrainConfig) -> str:
     else:
         model = train_one(plan.folders, config, **options)
     points = isinstance(model, Segmenter) and isinstance(model.representation, PointRepresentation)
-    folder = config.out / "model"
-    return (
-        f"The model is in {folder}. Use it with: cellweave {'count' if points else 'segment'} IMAGES --out RESULTS "
-        f"--model {folder}"
-    )
+    return _told(config.out, "count" if points else "segment")
+
+
+def _told(out: Path, command: str) -> str:
+    folder = out / "model"
+    return f"The model is in {folder}. Use it with: cellweave {command} IMAGES --out RESULTS --model {folder}"
