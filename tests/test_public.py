@@ -69,6 +69,7 @@ def test_names_of_the_submodules() -> None:
         ("read_image", ["path", "axes"]),
         ("segment", ["image", "model", "diameter", "channels", "device", "augment", "tile", "min_confidence"]),
         ("predict_maps", ["image", "model", "diameter", "channels", "device", "augment", "tile"]),
+        ("count", ["image", "model", "diameter", "channels", "device", "augment", "interval", "min_confidence"]),
         ("load_model", ["model"]),
         ("train", ["data", "config", "validation", "resume", "card"]),
         ("evaluate", ["truth", "predicted", "thresholds", "boundary_tolerance", "names"]),

@@ -156,6 +156,8 @@ def test_sam_counts(run_cli: Run, data: Path, tmp_path: Path) -> None:
         ("mask-rcnn", ("--resume", "--overwrite"), "leave one of them out"),
         ("mask-rcnn", ("--net", "CellposeUNet"), "choose resnet50 or resnet18"),
         ("area", ("--channels", "1,2"), "write gray:NAME"),
+        ("area", ("--target", "labels", "--sparse"), "sparse is for points"),
+        ("mask-rcnn", ("--target", "dots"), "target is 'dots'"),
         ("stardist", (), "there are cell-segmenter, area, blobs, mask-rcnn"),
     ],
 )

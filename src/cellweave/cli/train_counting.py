@@ -11,8 +11,7 @@ from cellweave.core.files import make_output_folder
 from cellweave.core.progress import console_progress
 from cellweave.prep import Preparation
 from cellweave.train import TrainConfig
-from cellweave.train.api import examples_of
-from cellweave.train.counters import check_no_run, train_counter
+from cellweave.train.counters import check_no_run, counting_examples, train_counter
 from cellweave.train.loop import FEWEST_STEPS
 from cellweave.train.mask_rcnn import MaskRCNNConfig, train_mask_rcnn
 
@@ -67,7 +66,7 @@ def _train_detector(plan: Plan, settings: dict[str, Any], given: set[str]) -> No
         check_no_run(out, overwrite=settings["overwrite"])
     options = {name: settings[option] for option, name in DETECTOR.items() if option in given}
     config = MaskRCNNConfig(out, weights=plan.imagenet, seed=settings["seed"], device=settings["device"], **options)
-    examples = examples_of(plan.folders, out, target=settings["target"], sparse=settings["sparse"])
+    examples = counting_examples(plan.folders, out, target=settings["target"], sparse=settings["sparse"])
     steps = settings["epochs"] * max(FEWEST_STEPS, len(examples) // config.batch_size)
     train_mask_rcnn(examples, replace(config, steps=steps), resume=plan.resume)
 

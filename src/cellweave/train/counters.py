@@ -17,6 +17,7 @@ from cellweave.predict.blobs import BlobFinder, fit_blobs
 from cellweave.predict.color_view import gray_plane
 from cellweave.prep.foreground import foreground
 from cellweave.train.api import MODEL, Data, described, examples_of
+from cellweave.train.config import TrainConfig
 from cellweave.train.loop import CHECKPOINT
 from cellweave.train.samples import Example
 
@@ -56,7 +57,7 @@ def train_counter(
     """
     folder = make_output_folder(out)
     check_no_run(folder, overwrite=overwrite)
-    examples = examples_of(data, folder, target=target, sparse=sparse)
+    examples = counting_examples(data, folder, target=target, sparse=sparse)
     fitted = fit_counter(examples, method, channels=channels)
     return fitted.with_(name=folder.resolve().name).save(folder / MODEL)
 
@@ -89,6 +90,12 @@ def fit_counter(examples: Sequence[Example], method: str, *, channels: str = "au
             f"the {100 * np.mean([k.mean() for k in known]):.0f} % of the pixels where the truth is known"
         )
     return fitted.with_(channels=channels, card=facts | fitted.card)
+
+
+def counting_examples(data: Data, out: Path, *, target: str, sparse: bool) -> list[Example]:
+    """As `examples_of`, but a target that is unknown, or ``sparse`` without points, is refused as by `TrainConfig`."""
+    _ = TrainConfig(out, target=target, sparse=sparse)  # type: ignore[arg-type]
+    return examples_of(data, out, target=target, sparse=sparse)
 
 
 def check_no_run(folder: Path, *, overwrite: bool) -> None:
