@@ -224,7 +224,7 @@ SETS: dict[str, dict[str, Any]] = {
 }
 """Crops hold whole images (256, 600 and 150 px a side), and batches about as many pixels. Sigma was set by hand before
 the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in phase contrast."""
-STEPS = {"vgg": (3000, 0.48), "mbm": (2000, 0.75), "adi": (2000, 0.45)}
+STEPS = {"vgg": (2000, 0.42), "mbm": (2000, 0.65), "adi": (2000, 0.42)}
 """And the seconds of each, with its share of the validation after every epoch."""
 SHORT = 352
 FINE_TUNED: dict[str, Any] = {"base": "default"}

@@ -217,11 +217,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "sums"), [(1, False), (2, False), (1, True)])
 def test_a_run_goes_on_in_the_middle_of_an_epoch(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, sums: bool
 ) -> None:
     """A checkpoint at every step: not one is made again, and the result is that of an unbroken run."""
+    monkeypatch.setattr(DiffusionFlows, "sums", sums)  # then batch norms settle in the third epoch
     options: dict[str, Any] = {"epochs": 3, "learning_rate": 0.01, "accumulate": accumulate}
     unbroken = run(samples, config(tmp_path / "a", **options))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
@@ -559,6 +560,29 @@ def test_without_validation_images_the_last_epoch_is_kept(samples: Samples, tmp_
     last = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert last["state"]["best_epoch"] == 3
     assert_equal_weights(net.state_dict(), last["averaged"])
+
+
+def test_where_sums_matter_the_net_learns_as_it_is_used(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 60 % of the epochs on, batch norms take the statistics that were averaged until then."""
+
+    def statistics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in state.items() if "running" in name}
+
+    judged: list[dict[str, torch.Tensor]] = []
+    validate = loop._validate
+    monkeypatch.setattr(
+        loop, "_validate", lambda net, *a: judged.append(copy.deepcopy(net.state_dict())) or validate(net, *a)
+    )
+    for sums, out in ((False, tmp_path / "a"), (True, tmp_path / "b")):
+        monkeypatch.setattr(DiffusionFlows, "sums", sums)
+        judged.clear()
+        run(samples, config(out, epochs=5))
+        trained = torch.load(out / "checkpoint.pt", weights_only=True)["net"]
+        settled = [all(torch.equal(trained[n], v) for n, v in statistics(state).items()) for state in judged]
+        assert settled == ([False, False, True, True, True] if sums else [False] * 5)
+        assert not torch.equal(judged[3]["head.weight"], judged[4]["head.weight"])
 
 
 def test_judging_takes_a_tenth_of_the_time_at_most(samples: Samples, tmp_path: Path) -> None:

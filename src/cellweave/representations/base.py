@@ -31,6 +31,8 @@ class MapFormat(ABC):
     """So many of the last maps hold values at lone pixels: they are taken from one tile and never blended."""
     octaves: ClassVar[float] = 1.0
     """Training views are enlarged by 2 to a random power in -octaves..octaves; 0 where sizes must stay."""
+    sums: ClassVar[bool] = False
+    """Whether sums of maps over an image matter, and not only which pixels are high."""
     most_pixels: ClassVar[float] = math.inf
     """An image that is decoded has no more."""
 

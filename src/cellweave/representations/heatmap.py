@@ -83,6 +83,7 @@ class Heatmap(PointRepresentation):
     min_confidence: float = 0.0
 
     octaves: ClassVar[float] = 0.0
+    sums: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.sigma <= 100:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from cellweave.core.errors import InputError
 
 SETTLED = 0.6
-"""Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer or shorter."""
+"""Share of an AdamW training after which the rate falls; before that, a resumed run may be made longer or shorter.
+Also the share after which batch norms settle where sums matter (`MapFormat.sums`)."""
 CHOICES = {
     "net": ("FastUNet", "CellposeUNet", "AnchorUNet", "NestedUNet"),
     "target": ("labels", "points"),
