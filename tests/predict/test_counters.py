@@ -217,6 +217,8 @@ def test_sam_is_known_by_its_config_or_by_a_name_on_the_hub(tmp_path: Path, monk
 
     monkeypatch.setattr("cellweave.predict.sam.load_sam", load)
     assert load_counter("sam:facebook/sam-vit-base") is again
+    with pytest.raises(ModelError, match="'sam:' names no weights"):
+        load_counter("sam:")
     assert asked == ["facebook/sam-vit-base"]
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "other"}))

@@ -145,7 +145,9 @@ def load_counter(model: AnyCounter = "default") -> Segmenter | CellSegmenter | C
     if not isinstance(model, (str, os.PathLike)):
         return model
     if str(model).startswith(HUB):
-        return _sam(str(model).removeprefix(HUB))
+        if not (name := str(model).removeprefix(HUB)):
+            raise ModelError(f"'{model}' names no weights; write a name on the hub: sam:facebook/sam-vit-base")
+        return _sam(name)
     path = find_model(model)
     load = _LOADERS.get(kind_of(path))
     return load_model(path) if load is None else load(path)
