@@ -274,6 +274,13 @@ def test_a_fresh_net_says_nearly_empty() -> None:
     assert 0 < heatmap.from_output(output(torch.zeros(1, 1, 4, 4))).max() < 0.2 * heatmap.unit
 
 
+def test_the_gain_is_that_of_the_cells() -> None:
+    maps = output(torch.randn(2, 2, 8, 9))
+    plain, more = (Heatmap(debris=True, gain=gain).from_output(maps) for gain in (1.0, 1.25))
+    torch.testing.assert_close(more[:, 0], 1.25 * plain[:, 0])
+    torch.testing.assert_close(more[:, 1], plain[:, 1])
+
+
 def test_loss_is_mse_and_scaled_bce() -> None:
     heatmap = Heatmap()
     torch.manual_seed(0)
@@ -373,7 +380,15 @@ def test_a_small_net_learns_to_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"sigma": 0.5}, {"sigma": math.nan}, {"threshold": 0.0}, {"threshold": 1.1}, {"min_distance": -1.0}]
+    "wrong",
+    [
+        {"sigma": 0.5},
+        {"sigma": math.nan},
+        {"threshold": 0.0},
+        {"threshold": 1.1},
+        {"min_distance": -1.0},
+        {"gain": 0.3},
+    ],
 )
 def test_senseless_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cellweave.core.errors import InputError
 from cellweave.core.image import Image
@@ -23,7 +25,7 @@ from cellweave.predict.counting import count
 from cellweave.representations import DiffusionFlows, Heatmap, known_region
 from cellweave.train import Example, TrainConfig, prepare_only, train
 from cellweave.train.api import start
-from cellweave.train.counts import fit_decoding, judge_counts
+from cellweave.train.counts import fit_decoding, fit_gain, judge_counts, shrunk_ratio
 from cellweave.train.pseudo_masks import outlined
 from clicks import dots, write_dots
 from dots import dots_model, dots_picture, scattered
@@ -121,6 +123,38 @@ def test_what_counts_as_a_cell_is_fitted() -> None:
         assert before["F1 within 12 px"] < 0.75
         assert after["F1 within 12 px"] == 1
         assert before["Counted"] == after["Counted"]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gain_makes_counts_right_on_the_mean(sparse: bool) -> None:
+    """Whatever the gain was before. In a known part, only what is there counts."""
+    examples = [faint(k, 1.0, clicked=not sparse) for k in range(6)]
+    if sparse:
+        examples = [replace(e, known=known_region(e.positions, None, (120, 160), radius=9)) for e in examples]
+    model = dots_model()
+    for gain in (0.7, 1.0, 1.4):
+        changed = model.with_(representation=replace(model.positions, gain=gain))
+        fitted = fit_gain(changed, examples, device="cpu")
+        row = judge_counts(fitted, examples, device="cpu")[1][0]
+        assert row["Counted"] == pytest.approx(row["Cells"], rel=0.02)
+    assert fit_gain(model, examples[:1], device="cpu") is model
+
+
+@given(st.integers(2, 12), st.floats(0.3, 3), st.floats(0, 0.5), st.integers(0, 2**31))
+def test_a_gain_is_believed_as_far_as_it_is_no_chance(n: int, ratio: float, noise: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counted = rng.uniform(20, 200, n)
+    true = ratio * counted * (1 + noise * rng.uniform(-1, 1, n))
+    whole, found = true.sum() / counted.sum(), shrunk_ratio(true, counted)
+    assert min(1, whole) - 1e-9 <= found <= max(1, whole) + 1e-9
+    if noise == 0:
+        assert found == pytest.approx(whole)
+    assert shrunk_ratio(3 * true, 3 * counted) == pytest.approx(found)  # cells have no unit
+
+
+def test_a_gain_by_chance_is_none() -> None:
+    assert shrunk_ratio(np.array([90.0, 130.0, 80.0, 104.0]), np.array([100.0, 100.0, 100.0, 100.0])) == 1
+    assert shrunk_ratio(np.zeros(3), np.zeros(3)) == 1
 
 
 def test_what_is_not_known_fits_nothing() -> None:

@@ -55,6 +55,9 @@ class Heatmap(PointRepresentation):
         Of pixels within this distance in px only the highest is a maximum.
     min_confidence
         Maxima with a lower confidence, in 0..1, are left out.
+    gain
+        The density of a net is multiplied by this, 0.5 to 2, so that its counts are right on the mean of images that it
+        has not seen.
 
     References
     ----------
@@ -81,6 +84,7 @@ class Heatmap(PointRepresentation):
     threshold: float = 0.3
     min_distance: float = 5.0
     min_confidence: float = 0.0
+    gain: float = 1.0
 
     octaves: ClassVar[float] = 0.0
     sums: ClassVar[bool] = True
@@ -94,6 +98,8 @@ class Heatmap(PointRepresentation):
             raise InputError(f"min_distance is {self.min_distance}; it must be 0 to 1000 px")
         if not 0 <= self.min_confidence < 1:
             raise InputError(f"min_confidence is {self.min_confidence}; it must be 0 or more, and below 1")
+        if not 0.5 <= self.gain <= 2:
+            raise InputError(f"gain is {self.gain}; it must be 0.5 to 2")
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -149,14 +155,16 @@ class Heatmap(PointRepresentation):
     def from_output(self, output: NetOutput) -> torch.Tensor:
         """Outputs (B, 1 or 2, Y, X) to densities: ``c * sigmoid(y + s)`` peaks of lone cells (`CEILING`, `START`).
 
-        The same for every net. No density is negative, and none is exactly 0.
+        That of cells is multiplied by `gain`. No density is negative, and none is exactly 0.
 
         Raises
         ------
         InputError
             When the net makes another number of maps.
         """
-        return CEILING * self.unit * torch.sigmoid(self._logits(output))
+        densities = CEILING * self.unit * torch.sigmoid(self._logits(output))
+        densities[:, 0] *= self.gain
+        return densities
 
     def _logits(self, output: NetOutput) -> torch.Tensor:
         maps, n = output.maps.float(), len(self.map_names)

@@ -37,7 +37,7 @@ from cellweave.train import ranks
 from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
-from cellweave.train.counts import fit_decoding, judge_counts
+from cellweave.train.counts import fit_decoding, fit_gain, judge_counts
 from cellweave.train.loop import LOG, check_new, fit, save_weights
 from cellweave.train.pairs import Pair, check_folder
 from cellweave.train.point_data import read_point_folder
@@ -149,7 +149,8 @@ def _counting(
     config: TrainConfig,
     card: dict[str, Any] | None,
 ) -> Segmenter:
-    """Fit what counts as a cell in the maps of a trained model, calibrate its counts, measure and save it."""
+    """Fit gain and what counts as a cell in the maps of a trained model, calibrate its counts, measure and save it."""
+    segmenter = fit_gain(segmenter, held_out, device=config.device)
     segmenter = fit_decoding(segmenter, held_out or training, device=config.device)
     calibration, rows = judge_counts(segmenter, held_out, device=config.device)
     facts = _facts(config, training, held_out) | (card or {})

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellweave.core.errors import CellweaveError
 from cellweave.core.points import Points
@@ -84,6 +85,42 @@ def fit_decoding(segmenter: Segmenter, examples: Sequence[Example], *, device: s
         return segmenter
     fitted = replace(heatmap, threshold=best[0], min_distance=best[1], min_confidence=best[2])
     return segmenter.with_(representation=fitted)
+
+
+def fit_gain(segmenter: Segmenter, examples: Sequence[Example], *, device: str = "auto") -> Segmenter:
+    """The model with the gain of its heatmap that makes counts right on the mean of images the net did not learn from.
+
+    A net that has learned from few images knows them too well, and counts too little or too much in all others. With
+    true counts t and counts c of n images, each in the part where the truth is known, and with s the standard error of
+    the ratio R (Cochran 1977, *Sampling Techniques*, eq. 6.9),
+
+        R = sum t / sum c,    s^2 = sum (t - R c)^2 / (n (n - 1) mean(c)^2),
+        gain = 1 + (R - 1) max(0, 1 - s^2 / (R - 1)^2):
+
+    what may be chance is left out (James and Stein's estimate of one number, its positive part).
+    """
+    heatmap = segmenter.representation
+    if not isinstance(heatmap, Heatmap) or len(examples) < 2:
+        return segmenter
+    true, counted = [], []
+    for k, example in enumerate(examples):
+        report("fitting the gain", k, len(examples), example.name)
+        maps = predict_maps(example.image, segmenter, device=device)
+        known = True if example.known is None else example.known
+        true.append(len(example.positions.cells))
+        counted.append(heatmap.count(np.where(known, maps, np.float32(0))))
+    report("fitting the gain", len(examples), len(examples), "")
+    gain = heatmap.gain * shrunk_ratio(np.array(true, np.float64), np.array(counted))
+    return segmenter.with_(representation=replace(heatmap, gain=float(np.clip(gain, 0.5, 2))))
+
+
+def shrunk_ratio(true: NDArray[np.float64], counted: NDArray[np.float64]) -> float:
+    """The factor of `fit_gain`, of (N,) true counts and those counted; 1 where nothing was counted."""
+    if not counted.sum() > 0:
+        return 1.0
+    n, ratio = len(true), true.sum() / counted.sum()
+    error = np.sum((true - ratio * counted) ** 2) / (n * (n - 1) * counted.mean() ** 2)
+    return float(1 + (ratio - 1) * max(0.0, 1 - error / (ratio - 1) ** 2)) if ratio != 1 else 1.0
 
 
 def _in_known(points: Points, example: Example) -> Points:
