@@ -234,7 +234,7 @@ def test_the_command(run_cli: Callable[..., Any], tmp_path: Path, monkeypatch: p
         {new: "unlabelled", "validation": None, "oversample": 30, "resume": False},
     )
     for wrong, said in (
-        (("--method", "magic"), "--method 'magic' is unknown; there is cell-segmenter"),
+        (("--method", "magic"), "--method 'magic' is unknown; there are cell-segmenter, area"),
         (("--imagenet", weights), "imagenet is for a new NestedUNet and for the method cell-segmenter"),
         (("--prepare-only", "--method", "cell-segmenter"), "--prepare-only is for one training"),
         (("--prepare-only", "--unlabelled", new), "--prepare-only is for one training"),
