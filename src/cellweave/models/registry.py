@@ -67,7 +67,7 @@ def load_model(model: AnyModel = "default") -> Segmenter | CellSegmenter:
     Raises
     ------
     ModelError
-        When nothing has that name, the files are incomplete or damaged, or the model only counts; lists what there is.
+        When nothing has that name (lists what there is), the files are incomplete or damaged, or the model only counts.
     """
     if isinstance(model, (Segmenter, CellSegmenter)):
         return model

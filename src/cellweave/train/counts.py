@@ -92,7 +92,7 @@ def fit_gain(segmenter: Segmenter, examples: Sequence[Example], *, device: str =
 
     A net that has learned from few images knows them too well, and counts too little or too much in all others. With
     true counts t and counts c of n images, each in the part where the truth is known, and with s the standard error of
-    the ratio R (Cochran 1977, *Sampling Techniques*, eq. 6.9),
+    the ratio R (Cochran 1977, *Sampling Techniques*, chapter 6),
 
         R = sum t / sum c,    s^2 = sum (t - R c)^2 / (n (n - 1) mean(c)^2),
         gain = 1 + (R - 1) max(0, 1 - s^2 / (R - 1)^2):
