@@ -133,7 +133,7 @@ def steps_made(models: str, object: str) -> str:
 
 
 def trained(name: str, device: str = "auto") -> Segmenter:
-    """The model of a training; made now where it is not there yet, or was made with other settings or another base."""
+    """The model of a training; made now where it is not there yet, or was made from another base."""
     training, config = TRAININGS[name], config_of(name, device)
     if not is_done(config.out):
         print(f"training {name}", flush=True)

@@ -51,6 +51,21 @@ settings = {"batch_size": 2, "crop": 32, "width": 0.0625, "validation": 0.34, "d
 train(sys.argv[1], TrainConfig(out=Path(sys.argv[2]), epochs=5, patience=1, **settings))
 """
 
+SETTLED = """
+import sys
+from pathlib import Path
+import torch
+from types import SimpleNamespace
+from cellweave.train import loop, ranks
+ranks.join(torch.device("cpu"))
+net, averaged = (torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.ReLU()) for _ in "ab")
+averaged[0].running_mean.fill_(ranks.rank())
+averaged[0].running_var.fill_(3 + 2 * ranks.rank())
+loop._settle_norms(SimpleNamespace(net=net.train(), averaged=averaged))
+torch.save([net[0].running_mean, net[0].running_var], Path(sys.argv[1]) / f"norms{ranks.rank()}.pt")
+ranks.leave()
+"""
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory, domes: object) -> Path:
@@ -129,6 +144,15 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batches(file: Path, 
 
 @pytest.mark.slow
 @on_linux
+def test_batch_norms_settle_on_what_all_processes_saw(tmp_path: Path) -> None:
+    twice(SETTLED, tmp_path)
+    for k in range(2):
+        mean, variance = torch.load(tmp_path / f"norms{k}.pt", weights_only=True)
+        assert (mean.tolist(), variance.tolist()) == ([0.5, 0.5], [4, 4])
+
+
+@pytest.mark.slow
+@on_linux
 def test_two_processes_stop_together(domes: Callable[..., Any], tmp_path: Path) -> None:
     """From a folder to a model, with images held out, which the first process alone judges by."""
     (tmp_path / "data").mkdir()
@@ -148,10 +172,9 @@ def test_alone_everything_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> No
     assert (ranks.count(), ranks.rank()) == (1, 0)
     device = torch.device("cpu")
     assert ranks.join(device) == device
-    parameter = torch.nn.Parameter(torch.ones(3))
-    parameter.grad = torch.arange(3.0)
-    ranks.mean_gradients([parameter])
-    assert parameter.grad.tolist() == [0, 1, 2]
+    mine = torch.arange(3.0)
+    ranks.average([mine])
+    assert mine.tolist() == [0, 1, 2]
     assert ranks.from_first(0.5, device) == 0.5
     ranks.wait()
     ranks.leave()

@@ -369,6 +369,20 @@ def test_a_stage_is_made_once(examples: list[Example], tmp_path: Path, monkeypat
     assert run_stage(examples, [], second, resume=True).name == "6"
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_stage_of_other_settings_is_not_thrown_away(examples: list[Example], tmp_path: Path, finished: bool) -> None:
+    config = settings(tmp_path / "stage", epochs=2)
+    run_stage(examples, [], config, resume=False)
+    if not finished:
+        file = tmp_path / "stage" / "stage.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"model": ""}))
+    before = {path: path.read_bytes() for path in (tmp_path / "stage").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"was started with other settings \(seed=0\)"):
+        run_stage(examples, [], replace(config, seed=5), resume=True)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert run_stage(examples, [], config, resume=True).hash
+
+
 def test_stages_are_replaced_only_if_that_is_said(examples: list[Example], tmp_path: Path) -> None:
     """A run of one stage, and one of several, in which a stage has begun."""
     (tmp_path / "run" / "teacher").mkdir(parents=True)

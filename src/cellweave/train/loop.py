@@ -212,7 +212,7 @@ def _train_epoch(run: _Run, source: Source, config: TrainConfig, epoch: int, ste
             loss = _loss(run.net, source.representation, planes, maps, run.device) / config.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        ranks.mean_gradients(run.net.parameters())
+        ranks.average(p.grad for p in run.net.parameters() if p.grad is not None)
         nn.utils.clip_grad_norm_(run.net.parameters(), 5.0)
         run.optimiser.step()
         _average(run.averaged, run.net, run.state.step - averaged_from)
@@ -270,8 +270,11 @@ def _settle_norms(run: _Run) -> None:
 
     In training they take the mean and variance of the batch, which tell how much is in it. A net that is used without
     them is off by some percent in all images: too little to harm outlines, too much for a sum (Wu and Johnson 2021,
-    *Rethinking "Batch" in BatchNorm*). So it learns without them in the end, and its weights are averaged anew.
+    *Rethinking "Batch" in BatchNorm*). So it learns without them in the end, and its weights are averaged anew. All
+    processes take the same statistics, the mean of those that they have seen.
     """
+    norms = [one for one in run.averaged.modules() if isinstance(one, nn.BatchNorm2d)]
+    ranks.average(value for norm in norms for value in norm.buffers() if value.is_floating_point())
     for mine, averaged in zip(run.net.modules(), run.averaged.modules(), strict=True):
         if isinstance(mine, nn.BatchNorm2d):
             for own, value in zip(mine.buffers(), averaged.buffers(), strict=True):

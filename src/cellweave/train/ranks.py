@@ -11,7 +11,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 LONGEST_WAIT = timedelta(hours=6)
 """The other processes wait this long while the first one prepares the data."""
@@ -55,16 +54,15 @@ def wait() -> None:
         dist.barrier()
 
 
-def mean_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give every process the mean of all gradients, in one message."""
-    if count() == 1:
+def average(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process the mean of what all have in these tensors, in one message."""
+    if count() == 1 or not (mine := list(tensors)):
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = torch.cat([one.reshape(-1) for one in mine])
     dist.all_reduce(flat)
     flat /= count()
-    for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for one, part in zip(mine, torch.split(flat, [one.numel() for one in mine]), strict=True):
+        one.copy_(part.view_as(one))
 
 
 def from_first(value: float, device: torch.device) -> float:

@@ -316,7 +316,7 @@ def run_stage(
     Raises
     ------
     InputError
-        When one that would go on was made with other images or labels.
+        When one that would go on was made with other settings, images or labels.
     """
     base = load_segmenter(config.base).hash if config.base else ""
     settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in ("out", "device", "base")}
@@ -332,15 +332,16 @@ def run_stage(
         check_new(config.out, config)
     if before is None and model.is_dir():
         return Segmenter.load(model)
-    goes_on = before is None or before.get("key") == key
+    goes_on = before is None or before.get("key") == key or before.get("base") == base
     data = [fingerprint(training), fingerprint(held_out)]
     if before and goes_on and before.get("data", data) != data:
         raise InputError(OTHER_DATA.format(file))
-    if before and goes_on and before.get("model") and model.is_dir():
+    if before and before.get("key") == key and before.get("model") and model.is_dir():
         return Segmenter.load(model)
     now = {"key": key, "base": base, "data": data}
-    _write_json(file, now | {"model": ""})
     goes_on = resume and goes_on and (config.out / CHECKPOINT).is_file()
+    if not goes_on:
+        _write_json(file, now | {"model": ""})
     trained = train(list(training), config, validation=list(held_out), resume=goes_on, card=card)
     _write_json(file, now | {"model": trained.hash})
     return trained
