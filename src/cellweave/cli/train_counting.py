@@ -14,6 +14,7 @@ from cellweave.train import TrainConfig
 from cellweave.train.counters import check_no_run, counting_examples, train_counter
 from cellweave.train.loop import FEWEST_STEPS
 from cellweave.train.mask_rcnn import MaskRCNNConfig, train_mask_rcnn
+from cellweave.train.self_training import OVERSAMPLE
 
 if TYPE_CHECKING:
     from cellweave.cli.train import Plan
@@ -81,7 +82,7 @@ def _given(plan: Plan, settings: dict[str, Any]) -> set[str]:
         "resume": plan.resume,
         "prepare_only": plan.only_prepare,
         "unlabelled": plan.unlabelled,
-        "oversample": plan.oversample != 8,
+        "oversample": plan.oversample != OVERSAMPLE,
         "imagenet": plan.imagenet,
         "strategy": plan.strategy,
         "cell_line": plan.cell_line,
