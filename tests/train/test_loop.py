@@ -585,6 +585,19 @@ def test_where_sums_matter_the_net_learns_as_it_is_used(
         assert not torch.equal(judged[3]["head.weight"], judged[4]["head.weight"])
 
 
+@pytest.mark.parametrize(("sums", "best"), [(False, 2), (True, 5)])
+def test_where_sums_matter_the_best_epoch_has_settled_norms(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sums: bool, best: int
+) -> None:
+    losses = iter([3.0, 1.0, 2.0, 5.0, 4.0])
+    monkeypatch.setattr(loop, "_validate", lambda *_: next(losses))
+    monkeypatch.setattr(DiffusionFlows, "sums", sums)
+    run(samples, config(tmp_path, epochs=5, patience=3))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]
+    assert state["best_epoch"] == best
+    assert next(losses, None) is None  # patience begins anew, too
+
+
 def test_judging_takes_a_tenth_of_the_time_at_most(samples: Samples, tmp_path: Path) -> None:
     """Ten views to judge by, 32 crops an epoch that cost three times as much: every second epoch, and the last."""
     fit(narrow(), DiffusionFlows(), samples, samples, config(tmp_path, epochs=5))

@@ -93,9 +93,10 @@ def fit(
     """Train `net` and leave it with the averaged weights of the epoch with the least validation loss.
 
     Without validation samples it is the last epoch; with so many that judging would take over a tenth of the time, only
-    every second, third, ... epoch is judged, and the last. What is judged and kept is an exponential moving average of
-    the weights that are trained. Every epoch writes a row of `log.csv` (and TensorBoard events where that package is
-    installed) and, when it is the best so far, `best.pt`; `checkpoint.pt` is written every epoch and every two minutes.
+    every second, third, ... epoch is judged, and the last. Where sums matter (`MapFormat.sums`), it is one with settled
+    batch norms. What is judged and kept is an exponential moving average of the weights that are trained. Every epoch
+    writes a row of `log.csv` (and TensorBoard events where that package is installed) and, when it is the best so far,
+    `best.pt`; `checkpoint.pt` is written every epoch and every two minutes.
     With `resume`, training goes on at the step of the checkpoint; because each batch depends on the seed and its own
     number only, the result is that of an unbroken run.
 
@@ -134,7 +135,10 @@ def fit(
     judged_every = max(1, math.ceil(JUDGING * crops / (steps * config.batch_size * config.accumulate)))
     events = _Events(config.out / "tensorboard") if ranks.rank() == 0 else None
 
+    settled = _settled(representation, config)
     for epoch in range(run.state.step // steps, config.epochs):
+        if run.state.step == settled * steps:  # before, what was judged used other statistics than it learned with
+            run.state.best_loss, run.state.best_epoch = math.inf, epoch
         if config.patience and epoch - run.state.best_epoch >= config.patience:
             log.info("stopped early: no better validation loss for %d epochs", config.patience)
             break
@@ -192,7 +196,7 @@ def _train_epoch(run: _Run, source: Source, config: TrainConfig, epoch: int, ste
     """The steps of an epoch that are still to be made."""
     run.net.train()
     averaged_from = 0
-    if source.representation.sums and epoch >= (settled := math.ceil(SETTLED * config.epochs)):
+    if epoch >= (settled := _settled(source.representation, config)):
         averaged_from = settled * steps
         _settle_norms(run)
     each = config.accumulate * ranks.count()
@@ -262,6 +266,11 @@ def _row(run: _Run, config: TrainConfig, epoch: int, steps: int, judged: float) 
         "patches_per_second": round(rate, 2),
         "data_wait_percent": round(waited, 2),
     }
+
+
+def _settled(representation: MapFormat, config: TrainConfig) -> int:
+    """The first epoch with settled batch norms, where sums matter; else the number of epochs."""
+    return math.ceil(SETTLED * config.epochs) if representation.sums else config.epochs
 
 
 @torch.no_grad()
