@@ -245,7 +245,7 @@ def _planned() -> dict[str, Training]:
         made[f"phase-flows-{stem}"] = Training(partial(with_masks, stem), 500, 0.3, FINE_TUNED)
         star = FINE_TUNED | {"representation": "StarConvex"}
         made[f"phase-star-{stem}"] = Training(partial(with_masks, stem), 500, 0.3, star)
-        made[f"phase-detect-{stem}"] = Training(partial(without, stem), 200, 2.0, DETECTOR, detector=True)
+        made[f"phase-detect-{stem}"] = Training(partial(without, stem), 400, 1.2, DETECTOR, detector=True)
     for n in CURVE:
         made[f"vgg-curve-{n}"] = Training(partial(some_images, "vgg", n, 0), SHORT, 0.21, SETS["vgg"], n)
     for n in CLICKS:

@@ -30,7 +30,7 @@ from cellweave.representations import DiffusionFlows
 @pytest.fixture
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Laws of equality hold in float32; bfloat16 has three digits."""
-    monkeypatch.setattr("cellweave.predict.maps.inference_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("cellweave.core.device.inference_dtype", lambda device: torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ def test_the_estimate_is_the_same_every_time_and_for_every_tile(
 def test_the_number_of_threads_hardly_matters(
     tiny_model: Segmenter, domes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellweave.predict.maps.inference_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("cellweave.core.device.inference_dtype", lambda device: torch.float32)
     picture, _ = domes(8, (330, 400), 40, 30)
     before, found = torch.get_num_threads(), []
     try:

@@ -354,7 +354,7 @@ class Disks(torch.nn.Module):
 @pytest.mark.parametrize("diameter", [8.0, 16.0, 32.0, 48.0])
 def test_lengths_follow_the_resized_image(diameter: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The net says 8 px at its own diameter, 16; in the image that is half the diameter given."""
-    monkeypatch.setattr("cellweave.predict.maps.inference_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("cellweave.core.device.inference_dtype", lambda device: torch.float32)
     model = Segmenter(Disks(), StarConvex(n_rays=8), 16.0)  # type: ignore[arg-type]
     maps = predict_maps(np.zeros((96, 96), np.uint16), model, diameter=diameter, device="cpu")
     np.testing.assert_allclose(maps[1:], diameter / 2, rtol=1e-5)
@@ -381,7 +381,7 @@ def picture(seed: int) -> NDArray[np.uint16]:
 
 @pytest.mark.parametrize("diameter", [17.0, 24.0, 40.0])
 def test_tiled_is_untiled(star_model: Segmenter, diameter: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellweave.predict.maps.inference_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("cellweave.core.device.inference_dtype", lambda device: torch.float32)
     pixels = picture(1)
     whole = predict_maps(pixels, star_model, diameter=diameter, tile=4096, device="cpu")
     tiled = predict_maps(pixels, star_model, diameter=diameter, tile=320, device="cpu")
@@ -393,7 +393,7 @@ def test_tiled_is_untiled(star_model: Segmenter, diameter: float, monkeypatch: p
 
 
 def test_flips_are_averaged_with_their_rays_in_order(star_model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cellweave.predict.maps.inference_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("cellweave.core.device.inference_dtype", lambda device: torch.float32)
     pixels = picture(2)[:160, :160]
     maps = predict_maps(pixels, star_model, diameter=24, augment=True, device="cpu")
     mirrored = predict_maps(pixels[:, ::-1].copy(), star_model, diameter=24, augment=True, device="cpu")

@@ -50,6 +50,12 @@ def inference_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if capable else torch.float32
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """A context in which nets compute in `inference_dtype`; weights, gradients and losses stay float32."""
+    dtype = inference_dtype(device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def keep_freed_memory() -> None:
     """Have this process keep the memory that it frees, up to 2 GiB, rather than give it back (glibc's malloc only).
 

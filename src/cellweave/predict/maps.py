@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellweave.core.device import choose_device, inference_dtype
+from cellweave.core.device import autocast, choose_device
 from cellweave.core.errors import CellweaveError, InputError
 from cellweave.core.image import Image
 from cellweave.core.progress import report
@@ -196,7 +196,6 @@ class Runner:
     def __init__(self, model: Segmenter, device: torch.device, augment: bool) -> None:
         self._model, self._device, self._augment = model, device, augment
         self._net = model.net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._dtype = inference_dtype(device)
         self.stride: int = model.net.stride  # type: ignore[assignment]
         self.tile: int = model.net.tile  # type: ignore[assignment]
         self.radius: int | None = model.net.radius  # type: ignore[assignment]
@@ -238,7 +237,7 @@ class Runner:
         flips = [(), (2,), (3,), (2, 3)] if self._augment else [()]
         total: torch.Tensor | None = None
         for axes in flips:
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+            with autocast(self._device):
                 output = self._net(x.flip(axes))
             maps = self._model.representation.from_output(output)
             if axes:
@@ -255,7 +254,7 @@ class Runner:
     @torch.inference_mode()
     def look(self, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Windows (B, P, Y, X) of any size to maps (B, M, Y, X) and styles (B, S); nothing is averaged over flips."""
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with autocast(self._device):
             output = self._net(self._on_device(windows))
         maps = self._model.representation.from_output(output)[:, :, : windows.shape[2], : windows.shape[3]]
         return maps.cpu().numpy(), output.style.float().cpu().numpy()
@@ -263,7 +262,7 @@ class Runner:
     @torch.inference_mode()
     def styles(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Windows (B, P, Y, X) of any size to styles (B, S), without the half of the net that makes maps."""
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with autocast(self._device):
             styles = self._net.style(self._on_device(windows))
         return np.asarray(styles.float().cpu().numpy())
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cellweave.core.device import choose_device
+from cellweave.core.device import autocast, choose_device
 from cellweave.core.errors import InputError, ModelError
 from cellweave.core.files import atomic_path, sha256
 from cellweave.core.image import Image
@@ -316,7 +316,7 @@ def _parts(
         starts = np.array([rows.starts[k], columns.starts[j]])
         pixels = view.read(*(slice(s, s + t.size) for s, t in zip(starts.tolist(), (rows, columns), strict=True)))
         tile = torch.from_numpy(padded(pixels, max(architecture.tile, *pixels.shape[1:])))
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(device):
             (found,) = net([tile.to(device)])
         boxes, scores, masks = (found[name].float().cpu().numpy() for name in ("boxes", "scores", "masks"))
         boxes = boxes[:, [1, 0, 3, 2]] + np.tile(starts, 2).astype(np.float32)

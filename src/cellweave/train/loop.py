@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cellweave.core.device import choose_device, inference_dtype, keep_freed_memory
+from cellweave.core.device import autocast, choose_device, keep_freed_memory
 from cellweave.core.errors import CellweaveError, InputError, MissingExtraError, require
 from cellweave.core.files import write_atomically
 from cellweave.core.progress import report
@@ -322,9 +322,8 @@ def _optimiser(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 def _loss(
     net: nn.Module, representation: MapFormat, planes: torch.Tensor, maps: torch.Tensor, device: torch.device
 ) -> torch.Tensor:
-    dtype = inference_dtype(device)
     planes = planes.to(device, memory_format=torch.channels_last)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    with autocast(device):
         output = net(planes)
     return representation.loss(output, maps.to(device))
 
