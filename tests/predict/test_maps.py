@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from cellweave.core.device import inference_dtype
 from cellweave.core.errors import CellweaveError, InputError, ModelError
 from cellweave.core.image import Image
 from cellweave.core.progress import showing
 from cellweave.models import Segmenter
 from cellweave.nets import CellposeUNet, FastUNet, NetOutput
 from cellweave.predict import estimate_diameter, predict_maps, segment
-from cellweave.predict.maps import Runner
 from cellweave.prep import Channels
 from cellweave.prep.channels import apply_weights
 from cellweave.prep.rescale import resize
@@ -137,7 +137,7 @@ def test_any_size_zoom_and_tile(height: int, width: int, diameter: float, tile: 
     """With a net that only looks at one pixel, in as many bands as there can be."""
     model, image = local_model(), Image(picture((height, width))[None])
     maps = predict_maps(image, model, diameter=diameter, tile=tile, device="cpu")
-    tolerance = 1e-4 if Runner(model, torch.device("cpu"), False)._dtype == torch.float32 else 0.02
+    tolerance = 1e-4 if inference_dtype(torch.device("cpu")) == torch.float32 else 0.02
     np.testing.assert_allclose(maps, maps_at_once(image, model, diameter), atol=tolerance)
 
 
