@@ -32,6 +32,7 @@ from cellweave.train.augment import (
     random_view,
     sampling_weights,
     square_view,
+    superpose,
     take_views,
 )
 from cellweave.train.samples import COLOURS, Example, Facts, Preparation, Samples, joined, prepare
@@ -555,3 +556,40 @@ def test_samples_are_joined_in_order() -> None:
     assert len(whole) == 3
     for k, part in enumerate(parts):
         assert np.array_equal(whole.array(k), part.array(0))
+
+
+def sums_and_parts(seed: int, side: int = 90, n: int = 16) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Planes and densities of crops, half of them sums, and of the same crops alone; without brightness."""
+    values = rng(seed).uniform(0, 0.6, (COLOURS + 1, side, side))
+    values[:COLOURS] = values[0]
+    one = make_samples(values)
+    ways = (replace(AUGMENTATIONS["superposed"], pixels="none", superposed=share) for share in (0.5, 0.0))
+    sums, parts = (
+        batch(one, torch.from_numpy(one.values), [0] * n, 64, (seed,), Heatmap(2.0), augmentation=way) for way in ways
+    )
+    return sums, parts
+
+
+def test_superposed_crops_are_sums_of_light_and_of_densities() -> None:
+    (planes, maps), (lone_planes, lone_maps) = sums_and_parts(3)
+    changed = [k for k in range(16) if not torch.equal(planes[k], lone_planes[k])]
+    assert 4 <= len(changed) <= 12
+    for k in range(16):
+        other = (k + 1) % 16
+        inside = lone_planes[k] > 0
+        if k in changed:
+            light = lone_planes[k] + torch.where(inside, lone_planes[other], 0.0)
+            top = torch.quantile(light.flatten(1), 0.99, dim=1).clamp(min=1)
+            torch.testing.assert_close(planes[k], light / top[:, None, None])
+            added = torch.where(inside[0], lone_maps[other], 0.0)
+            torch.testing.assert_close(maps[k], lone_maps[k] + added, equal_nan=True)
+        else:
+            torch.testing.assert_close(maps[k], lone_maps[k], equal_nan=True)
+
+
+def test_a_lone_crop_is_never_added_to_itself() -> None:
+    (planes, maps), (lone_planes, lone_maps) = sums_and_parts(1, n=1)
+    assert torch.equal(planes, lone_planes)
+    torch.testing.assert_close(maps, lone_maps, equal_nan=True)
+    three = torch.rand(3, 2, 8, 8)
+    assert all(a is b for a, b in zip(superpose(three, three, three[:, :1] > 0, []), (three, three), strict=True))

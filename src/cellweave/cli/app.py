@@ -350,7 +350,11 @@ def train(
         ),
     ] = None,
     augmentation: Annotated[
-        str | None, typer.Option(help="standard, microscopy (other acquisitions' noise), classical, square or none.")
+        str | None,
+        typer.Option(
+            help="standard, microscopy (other acquisitions' noise), classical, square, superposed (to count fluorescent "
+            "cells that overlap) or none."
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="channel-wise, universal or grayscale: a model set for nuclei and cells.")

@@ -34,6 +34,7 @@ from cellweave.predict import segment
 from cellweave.prep import Channels, Normalisation
 from cellweave.representations import REPRESENTATIONS, Heatmap, MapFormat, PointRepresentation, Representation
 from cellweave.train import ranks
+from cellweave.train.augment import AUGMENTATIONS
 from cellweave.train.bare import START
 from cellweave.train.calibrate import train_calibration
 from cellweave.train.config import TrainConfig
@@ -113,7 +114,7 @@ def train(
     if not resume:
         check_new(config.out, config)
     segmenter = start(config)
-    _check_crop(segmenter, config)
+    _check(segmenter, config)
     training, held_out = split(_examples(data, config, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     if not resume and ranks.rank() == 0:
@@ -171,7 +172,7 @@ def prepare_only(data: Data, config: TrainConfig, *, validation: Data | None = N
     """
     make_output_folder(config.out)
     segmenter = start(config)
-    _check_crop(segmenter, config)
+    _check(segmenter, config)
     training, held_out = split(_examples(data, config, config.out), validation, config)
     samples, judged = _prepared(segmenter, training, held_out, config)
     parts = {"training": samples} | ({"validation": judged} if judged else {})
@@ -193,7 +194,12 @@ def _save_settings(config: TrainConfig) -> None:
     write_atomically(config.out / SETTINGS, lambda path: path.write_text(config.to_json(), encoding="utf-8"))
 
 
-def _check_crop(segmenter: Segmenter, config: TrainConfig) -> None:
+def _check(segmenter: Segmenter, config: TrainConfig) -> None:
+    if AUGMENTATIONS[config.augmentation].superposed and not segmenter.representation.sums:
+        raise InputError(
+            f"augmentation '{config.augmentation}' adds pictures up, which densities alone can follow; choose another, "
+            "or learn from points"
+        )
     stride = int(segmenter.net.stride)  # type: ignore[arg-type]
     if config.crop % stride:
         raise InputError(

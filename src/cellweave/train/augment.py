@@ -288,11 +288,14 @@ class Augmentation:
         ``"brightness"``: `random_brightness`; ``"none"``: values as they are.
     overhang
         How far crops may reach beyond a sample in px, where borders matter (`MapFormat.reach`).
+    superposed
+        Share of the crops to which another is added (`superpose`).
     """
 
     geometry: Literal["any", "plain", "square", "none"]
     pixels: Literal["contrast", "acquisition", "brightness", "none"]
     overhang: float = OVERHANG
+    superposed: float = 0.0
 
 
 AUGMENTATIONS = {
@@ -300,6 +303,7 @@ AUGMENTATIONS = {
     "microscopy": Augmentation("plain", "acquisition"),
     "classical": Augmentation("plain", "none"),
     "square": Augmentation("square", "brightness"),
+    "superposed": Augmentation("square", "brightness", superposed=0.5),
     "none": Augmentation("none", "none"),
 }
 """By the names of `TrainConfig.augmentation`."""
@@ -340,6 +344,36 @@ def _within_reach(seen: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
     near[:, :, :n] |= seen[:, 1:-1, :1]
     near[:, :, crop - n :] |= seen[:, 1:-1, -1:]
     return near
+
+
+def superpose(
+    planes: torch.Tensor, maps: torch.Tensor, inside: torch.Tensor, which: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the next crop of the batch to some: cells that lie on each other, as light adds up in a wide field.
+
+    Parameters
+    ----------
+    planes, maps
+        (B, P, Y, X), 0 where dark; (B, M, Y, X) densities, NaN where nothing is known.
+    inside
+        (B, 1, Y, X) bool: what is on the sample; beyond it nothing is added.
+    which
+        Numbers of the crops that become sums.
+
+    Returns
+    -------
+    Of sums, planes over their 99th percentile where that is above 1, as `Normalisation` would do; sums of densities.
+    """
+    if not which:
+        return planes, maps
+    other = [(k + 1) % len(planes) for k in which]
+    light = planes[which] + planes[other] * inside[which]
+    bright = torch.quantile(light.flatten(2), 0.99, dim=2).clamp(min=1)
+    planes, maps = planes.clone(), maps.clone()
+    added = torch.where(inside[which], maps[other], 0.0)
+    planes[which] = light / bright[..., None, None]
+    maps[which] += added
+    return planes, maps
 
 
 def batch(
@@ -388,6 +422,10 @@ def batch(
             weights[k], row[:, 0, 0] = random_stain(weights[k], rngs[k])
         colours[stained] = _to_power(colours[stained], torch.from_numpy(gamma).to(values.device))
     planes = torch.einsum("bpc,bcyx->bpyx", torch.from_numpy(np.stack(weights)).to(values.device), colours)
+    inside = torch.from_numpy(seen[:, None, 1:-1, 1:-1]).to(values.device)
+    if augmentation.superposed and len(chosen) > 1:
+        which = [k for k, rng in enumerate(rngs) if rng.random() < augmentation.superposed]
+        planes, maps = superpose(planes, maps, inside, which)
     generator = torch.Generator(values.device).manual_seed(_digest(seed))
     if augmentation.pixels == "contrast":
         planes = change_contrast(planes, [random_contrast(rng) for rng in rngs], generator)
@@ -396,7 +434,7 @@ def batch(
     elif augmentation.pixels == "acquisition":
         planes = change_acquisition(planes, [random_acquisition(rng) for rng in rngs], generator)
     if augmentation.pixels != "none":
-        planes *= torch.from_numpy(seen[:, None, 1:-1, 1:-1]).to(values.device)
+        planes *= inside
     matrices = torch.from_numpy(np.stack([view.matrix for view in views]).astype(np.float32)).to(values.device)
     return planes, representation.transform(maps, matrices)
 

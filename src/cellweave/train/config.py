@@ -18,7 +18,7 @@ CHOICES = {
     "target": ("labels", "points"),
     "representation": ("DiffusionFlows", "StarConvex", "DistanceFlows", "WatershedEnergy", "Heatmap"),
     "recipe": ("adamw", "sgd", "cosine", "adam"),
-    "augmentation": ("standard", "microscopy", "classical", "square", "none"),
+    "augmentation": ("standard", "microscopy", "classical", "square", "superposed", "none"),
 }
 STEPS = (0.6, 0.85)
 """Shares of an Adam training after which the rate falls to a tenth."""
@@ -86,7 +86,8 @@ class TrainConfig:
         What is random in the crops. ``"standard"``: any turn and size, contrast, blur, noise. ``"microscopy"``: scaling
         by 0.5 to 1, turns up to 90 degrees, flips, noise of several kinds and brightness, each with probability 0.5
         (see `cellweave.train.microscopy`). ``"classical"``: of those the scaling, turns and flips.
-        ``"square"``: quarter turns, flips, brightness and contrast. ``"none"``: only the place.
+        ``"square"``: quarter turns, flips, brightness and contrast. ``"superposed"``: these, and half of the crops are
+        sums of two, for counting fluorescent cells that overlap. ``"none"``: only the place.
     validation
         Share of the images held out, where no validation data is given.
     patience
@@ -126,7 +127,7 @@ class TrainConfig:
     simulated: float = 0.0
     recipes: tuple[str, ...] = ()
     reuse: int = 3
-    augmentation: Literal["standard", "microscopy", "classical", "square", "none"] = "standard"
+    augmentation: Literal["standard", "microscopy", "classical", "square", "superposed", "none"] = "standard"
     validation: float = 0.1
     patience: int | None = None
     channels: str = "auto"

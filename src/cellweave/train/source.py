@@ -129,7 +129,7 @@ def fixed_batches(samples: Samples, config: TrainConfig, representation: MapForm
 
     Samples that all fit into a crop, and are not turned freely, are seen once, each as a whole.
     """
-    way, views = replace(AUGMENTATIONS[config.augmentation], pixels="none"), VIEWS
+    way, views = replace(AUGMENTATIONS[config.augmentation], pixels="none", superposed=0.0), VIEWS
     if way.geometry in ("square", "none") and all(max(fact.shape) <= config.crop for fact in samples.facts):
         way, views = replace(way, overhang=0.0), 1
     values = torch.from_numpy(samples.values)
