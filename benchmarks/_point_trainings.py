@@ -223,8 +223,8 @@ SETS: dict[str, dict[str, Any]] = {
     "adi": HEATMAP | {"sigma": 2.5, "crop": 160, "batch_size": 20},
 }
 """Crops hold whole images (256, 600 and 150 px a side). On images of VGG's pool that have no other part, batches of 4
-were as good in half the time as those of 8, and sums of crops made nets count more of the cells that overlap. Sigma was set by hand before the sweep: neighbours are 8.9, 27.3 and 9.2 px
-apart (medians), 24 to 31 px in phase contrast."""
+were as good in half the time as those of 8, and with sums of crops less went uncounted where cells overlap. Sigma was
+set by hand before the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in phase contrast."""
 STEPS = {"vgg": (4000, 0.21), "mbm": (2000, 0.65), "adi": (2000, 0.42)}
 """And the seconds of each, with its share of the validation."""
 SHORT = 352

@@ -401,7 +401,7 @@ def test_the_same_seed_gives_the_same_size_model(tiny_model: Segmenter, examples
 def test_settings_must_fit_the_net(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="crop is 240; NestedUNet needs a multiple of 32, for example 256"):
         train([], TrainConfig(tmp_path, net="NestedUNet", crop=240))
-    with pytest.raises(InputError, match="augmentation 'superposed' adds pictures up, which densities alone can follow"):
+    with pytest.raises(InputError, match="'superposed' adds pictures up, which densities alone can follow"):
         train([], TrainConfig(tmp_path, augmentation="superposed"))
     with pytest.raises(InputError, match="WatershedEnergy finds cells of any size"):
         TrainConfig(tmp_path, representation="WatershedEnergy", diameter=30)

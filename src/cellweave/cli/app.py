@@ -352,8 +352,8 @@ def train(
     augmentation: Annotated[
         str | None,
         typer.Option(
-            help="standard, microscopy (other acquisitions' noise), classical, square, superposed (to count fluorescent "
-            "cells that overlap) or none."
+            help="standard, microscopy (other acquisitions' noise), classical, square, superposed (to count cells that "
+            "overlap, in fluorescence) or none."
         ),
     ] = None,
     strategy: Annotated[
