@@ -57,7 +57,7 @@ class MaskRCNNConfig:
     learning_rate
         At its peak. SGD with momentum 0.9 and weight decay 5e-4.
     proposals
-        Of a crop, from which the heads learn in each step; nearly all of the time. torchvision's 512 suit photographs.
+        Of a crop, from which the heads learn in each step: most of its work. torchvision's 512 suit photographs.
     channels
         See `ColorView`.
     seed, device
