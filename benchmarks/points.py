@@ -29,6 +29,7 @@ from _point_trainings import (
     CURVE,
     DRAWS,
     EVERY_CLICK,
+    GENERALIST,
     IMAGES,
     ONE,
     PHASE,
@@ -46,7 +47,6 @@ from _point_trainings import (
     trained_detector,
     with_sigma,
 )
-from _trainings import trained as paper_model
 from cellweave import Image, Segmenter, segment
 from cellweave.core.errors import CellweaveError
 from cellweave.core.points import Points, Positions
@@ -246,8 +246,8 @@ def embedded(held_out: str) -> Found:
 
 
 def stars(held_out: str) -> Found:
-    """StarDist's representation as it comes: our generalist of the papers' benchmark, the size estimated."""
-    return outlined(held_out, paper_model("generalist_star"), None)
+    """StarDist's representation as it comes: learned on other sets, never from such cells; the size is estimated."""
+    return replace(outlined(held_out, trained(GENERALIST), None), training=GENERALIST)
 
 
 def mask_rcnn(held_out: str) -> Found:
