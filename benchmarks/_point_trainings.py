@@ -16,6 +16,8 @@ Phase contrast, NAME = phase-KIND-H: without the annotated image H. KIND is ``he
 thesis names), ``flows`` and ``star`` (fine-tuned on pseudo-masks from the points), or ``detect`` (Mask R-CNN on fixed
 boxes). No epoch is chosen, as there is no image left to choose by: the last one is taken.
 
+star-generalist is StarDist's representation as it comes: learned from the other sets whose weights may be given away.
+
 Short trainings, all of as many steps, to be compared with each other only: vgg-curve-N, of N images and as many others
 to choose the epoch by; phase-clicks-N, of N clicks on two images; vgg-sigma-S and phase-sigma-S, with another sigma
 than the others have; and vgg-nested, of about as many minutes.
