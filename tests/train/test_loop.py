@@ -90,13 +90,14 @@ def assert_equal_nets(a: nn.Module, b: nn.Module) -> None:
 
 
 def assert_equal_runs(a: Path, b: Path) -> None:
-    """Trained and averaged weights, the optimiser, and the log but for the clock."""
+    """Trained and averaged weights, the optimiser, the usual gradient, and the log but for the clock."""
     first, second = (torch.load(out / "checkpoint.pt", weights_only=True) for out in (a, b))
     for name in ("net", "averaged"):
         assert_equal_weights(first[name], second[name])
     for mine, other in zip(first["optimiser"]["state"].values(), second["optimiser"]["state"].values(), strict=True):
         for name, value in mine.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
+    assert torch.equal(first["state"]["usual_norm"], second["state"]["usual_norm"])
     rows, others = log_rows(a), log_rows(b)
     for name in ("epoch", "training_loss", "validation_loss", "learning_rate"):
         assert [row[name] for row in rows] == [row[name] for row in others]
@@ -456,6 +457,30 @@ def test_averaged_weights_are_their_formula() -> None:
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def clipped(run: loop._Run, norm: float) -> torch.Tensor:
+    """What is left of a gradient of all ones, times what makes it so long."""
+    (weight,) = run.net.parameters()
+    weight.grad = torch.full_like(weight, norm / weight.numel() ** 0.5)
+    loop._clip(run)
+    return weight.grad
+
+
+def test_a_gradient_that_is_longer_than_usual_is_shortened() -> None:
+    run = loop._Run(nn.Linear(4, 4, bias=False), nn.Module(), Any, torch.device("cpu"), {})  # type: ignore[arg-type]
+    assert clipped(run, 1e6).norm() == pytest.approx(loop.LARGEST_NORM, rel=1e-4)  # the first: nothing is usual yet
+    for _ in range(2000):
+        usual = clipped(run, 0.1)
+    assert torch.equal(usual, torch.full((4, 4), 0.1 / 4))
+    assert run.state.usual_norm == pytest.approx(0.1, rel=1e-3)
+    shortened = clipped(run, 1000.0)
+    assert shortened.norm() == pytest.approx(loop.STEEPEST * 0.1, rel=1e-3)
+    assert len(shortened.unique()) == 1  # it points where it did
+    assert run.state.usual_norm == pytest.approx(0.1 * (1 + 0.01 * (loop.STEEPEST - 1)), rel=1e-3)
+    for _ in range(500):
+        steeper = clipped(run, 1.0)
+    assert steeper.norm() == pytest.approx(1.0, rel=1e-4)  # what stays is usual after a while
+
+
 def test_what_is_kept_and_judged_are_averaged_weights(samples: Samples, tmp_path: Path) -> None:
     run(samples, config(tmp_path, epochs=1))
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -484,7 +509,7 @@ def test_accumulated_gradients_are_the_mean_of_those_of_the_batches(
         return made[-1]
 
     monkeypatch.setattr(loop, "_optimiser", optimiser)
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *_: None)
+    monkeypatch.setattr(loop, "_clip", lambda _: None)
     settings = config(tmp_path, epochs=1, accumulate=2)
     run(samples, settings)
 

@@ -41,6 +41,11 @@ LOSSES_HELD = 16
 """Steps whose losses an accelerator may hold back, so that it need not wait for the processor at each."""
 JUDGING = 10 / 3
 """A training step takes about three times as long as judging as many crops, and judging should take a tenth at most."""
+LARGEST_NORM = 5.0
+STEEPEST = 4.0
+"""A gradient is shortened to this many times its usual norm: Adam makes of one that is longer a leap in all weights."""
+USUAL = 0.99
+"""The usual norm is that of about the last 1 / (1 - this) steps."""
 AVERAGED = 0.999
 """Weights are averaged over about the last 1 / (1 - this) steps, over fewer at the start."""
 
@@ -62,6 +67,8 @@ class _State:
     steps: int = 0
     """Of an epoch."""
     processes: int = 1
+    usual_norm: torch.Tensor = field(default_factory=lambda: torch.tensor(math.inf))
+    """Scalar: average norm of the last gradients; none so far: infinite."""
 
     def next_epoch(self) -> None:
         self.loss_sum = self.seconds = self.waited = 0.0
@@ -217,7 +224,7 @@ def _train_epoch(run: _Run, source: Source, config: TrainConfig, epoch: int, ste
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         ranks.average(p.grad for p in run.net.parameters() if p.grad is not None)
-        nn.utils.clip_grad_norm_(run.net.parameters(), 5.0)
+        _clip(run)
         run.optimiser.step()
         _average(run.averaged, run.net, run.state.step - averaged_from)
         run.state.step += 1
@@ -236,6 +243,17 @@ def _train_epoch(run: _Run, source: Source, config: TrainConfig, epoch: int, ste
             if now - saved > CHECKPOINT_SECONDS and run.state.step % steps:
                 _save_checkpoint(run, config)
                 saved = now
+
+
+@torch.no_grad()
+def _clip(run: _Run) -> None:
+    """Shorten a gradient that is longer than it may ever be, or than it usually is."""
+    gradients = [p.grad for p in run.net.parameters() if p.grad is not None]
+    norm, usual = torch.stack(torch._foreach_norm(gradients)).norm(), run.state.usual_norm
+    limit = torch.clamp(STEEPEST * usual, max=LARGEST_NORM)
+    torch._foreach_mul_(gradients, torch.clamp(limit / (norm + 1e-6), max=1.0))
+    kept = torch.minimum(norm, limit)
+    run.state.usual_norm = torch.where(torch.isinf(usual), kept, torch.lerp(kept, usual, USUAL))
 
 
 def _note(run: _Run, config: TrainConfig, epoch: int, steps: int) -> str:
