@@ -503,12 +503,12 @@ def sweep_of_sigma() -> Iterator[Row]:
     """The Gaussians' sigma from 3 to 7 px, in short trainings: VGG by images held out, one phase-contrast image."""
     _, chosen_by, tested = drawn("vgg", CURVE[-1], 0)
     data: dict[str, Any] = {"data": "vgg_points", "split": "held out of the pool", "seed": SEED}
-    for sigma in SIGMAS["vgg"]:
+    for sigma in SIGMAS:
         training = with_sigma("vgg", sigma)
         held_out, test = (counts_on("vgg", training, stems).error for stems in (chosen_by, tested))
         against = f"on the test images {test:.2f}; {steps_of(training)}"
         yield Row(f"VGG synthetic cells, sigma {sigma:g} px: mean error of the count", held_out, "", against, **data)
-    for sigma in SIGMAS["phase"]:
+    for sigma in SIGMAS:
         training = with_sigma("phase", sigma)
         yield from rows_of(on_one_image(training), f"phase contrast, sigma {sigma:g} px", training)
 

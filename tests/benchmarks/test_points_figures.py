@@ -120,9 +120,9 @@ def test_trainings_to_be_compared_have_equal_steps(trainings: ModuleType) -> Non
     planned = trainings.TRAININGS
     compared = [f"vgg-curve-{n}" for n in trainings.CURVE] + [f"phase-clicks-{n}" for n in trainings.CLICKS]
     for name in ("vgg", "phase"):
-        swept = [trainings.with_sigma(name, sigma) for sigma in trainings.SIGMAS[name]]
+        swept = [trainings.with_sigma(name, sigma) for sigma in trainings.SIGMAS]
         sigmas = [planned[one].settings.get("sigma", 5.0) for one in swept]
-        assert sigmas == list(trainings.SIGMAS[name])
+        assert sigmas == list(trainings.SIGMAS)
         compared += swept
     assert len({planned[one].steps for one in compared}) == 1
 
