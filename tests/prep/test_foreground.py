@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 
 from cellweave.core.errors import InputError
 from cellweave.prep import foreground as module
-from cellweave.prep.foreground import foreground, otsu
+from cellweave.prep.foreground import REACHED, SCALE, foreground, otsu, textured
 
 Pair = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
@@ -36,6 +36,14 @@ def overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 def test_cells_as_bright_as_the_background_are_found_by_texture() -> None:
     truth = disks()
     assert overlap(foreground(grainy(truth)), truth) > 0.8
+
+
+def test_texture_reaches_beyond_the_edge_by_no_more_than_a_window() -> None:
+    truth = disks()
+    rough, exact = textured(grainy(truth)), foreground(grainy(truth))
+    assert (exact <= rough).all()
+    assert rough.sum() > 1.05 * exact.sum()
+    assert ndimage.distance_transform_edt(~exact)[rough].max() <= REACHED * SCALE + 2
 
 
 @pytest.mark.parametrize("contrast", [-30, 30])

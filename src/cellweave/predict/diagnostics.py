@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from cellweave.core.blocks import block_means
 from cellweave.io.overlay import block_size, render_image, render_overlay
 from cellweave.predict.segmentation import Segmentation
 from cellweave.representations import WatershedEnergy
@@ -73,22 +74,14 @@ class _View:
 
     def means(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Means of blocks of (Y, X)."""
-        if self.factor == 1:
-            return values
-        rows, columns = self._starts(values)
-        sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
-        height, width = (np.diff(starts, append=n) for starts, n in zip((rows, columns), values.shape, strict=True))
-        return np.asarray(sums / np.outer(height, width), np.float32)
+        return block_means(values, self.factor)
 
     def largest(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The largest value of each block of (Y, X)."""
         if self.factor == 1:
             return values
-        rows, columns = self._starts(values)
+        rows, columns = (np.arange(0, n, self.factor) for n in values.shape)
         return np.asarray(np.maximum.reduceat(np.maximum.reduceat(values, rows, axis=0), columns, axis=1))
-
-    def _starts(self, values: NDArray[np.generic]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        return np.arange(0, values.shape[0], self.factor), np.arange(0, values.shape[1], self.factor)
 
     def enlarged(self, picture: Picture) -> Picture:
         """Every pixel as a square."""

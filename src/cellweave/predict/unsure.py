@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from cellweave.core.blocks import block_means
 from cellweave.core.points import Points
-from cellweave.prep.foreground import SCALE, foreground
+from cellweave.prep.foreground import SCALE, textured
 
 Mask = NDArray[np.bool_]
 
@@ -36,7 +35,7 @@ def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = 
     """Where the texture says cells, and none is found.
 
     Regions of high confluence, in which people and nets cannot tell one cell from the next, are left empty by both.
-    They are foreground (`cellweave.prep.foreground`) that is far from all found cells, and has room for several.
+    They look like cells (`cellweave.prep.foreground.textured`), are far from all found ones, and have room for several.
 
     Parameters
     ----------
@@ -52,10 +51,10 @@ def crowded(plane: NDArray[np.floating], points: Points, covered: Mask | None = 
     mask
         (Y, X) bool, in squares of `BLOCK` px.
     """
-    texture = foreground(_blocks(plane, COARSE), scale=SCALE / COARSE)
-    empty = _blocks(texture, BLOCK // COARSE) >= 0.5
+    texture = textured(block_means(plane, COARSE), scale=SCALE / COARSE)
+    empty = block_means(texture, BLOCK // COARSE) >= 0.5
     if covered is not None:
-        empty &= _blocks(covered) < 0.5
+        empty &= block_means(covered, BLOCK) < 0.5
     reach = REACH
     if len(points):
         tree = cKDTree(points.positions)
@@ -79,16 +78,8 @@ def unresolved(density: NDArray[np.float32], explained: NDArray[np.float32]) -> 
 
     A cell that no maximum stands for, half a cell that one does stand for, a plain of density without maxima.
     """
-    difference = ndimage.gaussian_filter(_blocks(density - explained), WIDTH / BLOCK, mode="constant")
+    difference = ndimage.gaussian_filter(block_means(density - explained, BLOCK), WIDTH / BLOCK, mode="constant")
     return _pixels(np.abs(difference) * (2 * np.pi * WIDTH**2) >= DOUBT, density.shape)
-
-
-def _blocks(values: NDArray[Any], side: int = BLOCK) -> NDArray[np.float32]:
-    """Means of squares of `side` px, cut off at the border."""
-    rows, columns = (np.arange(0, n, side) for n in values.shape)
-    sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0, dtype=np.float32), columns, axis=1)
-    sides = [np.diff(starts, append=n) for starts, n in zip((rows, columns), values.shape, strict=True)]
-    return np.asarray(sums / np.outer(*sides), np.float32)
 
 
 def _pixels(blocks: Mask, shape: tuple[int, ...]) -> Mask:

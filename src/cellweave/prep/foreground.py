@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
+from typing import Any
 
 import cc3d
 import edt
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cellweave.core.blocks import block_sums
 from cellweave.core.cores import cores
 from cellweave.core.errors import InputError
 from cellweave.core.watershed import watershed
@@ -74,21 +76,34 @@ def foreground(plane: NDArray[np.floating], *, scale: float = SCALE) -> Mask:
     -----
     Bands of the image are worked on in parallel; memory besides the input is about 30 bytes a pixel.
     """
-    plane = _checked(plane, scale)
-    finite = np.isfinite(plane)
-    level = float(plane[finite].mean()) if finite.any() else 0.0
-    plane = np.where(finite, plane - level, 0).astype(np.float32)  # small numbers: variances are differences
+    plane, finite = _checked(plane, scale)
+    return _cleaned(_to_edges(plane, _unlike_empty(plane, finite, scale), scale), _smallest(scale))
+
+
+def textured(plane: NDArray[np.floating], *, scale: float = SCALE) -> Mask:
+    """Without step 3 of `foreground`, whose parameters and errors it has: wider by at most `REACHED` times `scale` px
+    around cells, and sooner."""
+    return _unlike_empty(*_checked(plane, scale), scale)
+
+
+def _unlike_empty(plane: Floats, finite: Mask, scale: float) -> Mask:
+    """Steps 1, 2 and 4 of `foreground`."""
     noise = _noise(plane)
     texture = np.empty(plane.shape, np.float32)
     floor = max(noise, 1e-6 * float(np.ptp(plane)), 1e-12)
     _in_bands(plane, texture, ceil(REACH * scale), lambda part: _texture(part, scale, floor))
     rough = texture > _threshold(texture, floor)
     mask = rough | _unlike_background(plane, ~rough & finite, scale)
-    smallest = round(np.pi * (2 * scale) ** 2)
-    return _cleaned(_to_edges(plane, _cleaned(mask & finite, smallest), scale), smallest)
+    return _cleaned(mask & finite, _smallest(scale))
 
 
-def _checked(plane: NDArray[np.floating], scale: float) -> NDArray[np.floating]:
+def _smallest(scale: float) -> int:
+    """Pixels of the smallest piece and hole."""
+    return round(np.pi * (2 * scale) ** 2)
+
+
+def _checked(plane: NDArray[np.floating], scale: float) -> tuple[Floats, Mask]:
+    """The plane about a mean of 0, and where it has numbers."""
     plane = np.asarray(plane)
     if plane.ndim != 2 or plane.dtype.kind not in "buif" or not plane.size:
         raise InputError(
@@ -97,7 +112,9 @@ def _checked(plane: NDArray[np.floating], scale: float) -> NDArray[np.floating]:
         )
     if not 0.5 <= scale <= 100:
         raise InputError(f"scale is {scale:g} px; it must be from 0.5 to 100, about a tenth of a cell's diameter")
-    return plane
+    finite = np.isfinite(plane)
+    level = float(plane[finite].mean()) if finite.any() else 0.0
+    return np.where(finite, plane - level, 0).astype(np.float32), finite  # small numbers: variances are differences
 
 
 def _in_bands(source: Floats, target: Floats, halo: int, make: Callable[[Floats], Floats]) -> None:
@@ -190,13 +207,12 @@ def _unlike_background(plane: Floats, smooth: Mask, scale: float) -> Mask:
 
 def _background(plane: Floats, empty: Mask) -> Floats:
     """Mean of the empty pixels in a wide Gaussian window around each pixel, found on blocks of pixels."""
-    rows, columns = (np.arange(0, n, _BLOCK) for n in plane.shape)
 
-    def blocks(values: Floats) -> Floats:
-        sums = np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+    def blocks(values: NDArray[Any]) -> Floats:
+        sums = block_sums(values, _BLOCK)
         return np.asarray(ndimage.gaussian_filter(sums, _FAR, mode="constant", truncate=8.0), np.float32)
 
-    weights, sums = blocks(empty.astype(np.float32)), blocks(np.where(empty, plane, 0).astype(np.float32))
+    weights, sums = blocks(empty), blocks(np.where(empty, plane, np.float32(0)))
     usual = float(plane[empty].mean())
     means = np.where(weights > 1e-6, sums / np.maximum(weights, 1e-6), usual).astype(np.float32)
     return np.asarray(resize(means, *plane.shape), np.float32)
