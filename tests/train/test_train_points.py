@@ -17,7 +17,7 @@ from cellweave.core.errors import InputError
 from cellweave.core.image import Image
 from cellweave.core.points import DEBRIS, LIVE, Points
 from cellweave.core.progress import showing
-from cellweave.models import Segmenter
+from cellweave.models import Segmenter, load_segmenter
 from cellweave.models.count_calibration import CountCalibration
 from cellweave.nets import FastUNet
 from cellweave.predict import predict_maps, segment
@@ -195,6 +195,18 @@ def test_a_model_of_outlines_can_be_the_base(tmp_path: Path, tiny_model: Segment
     wider = start(config(tmp_path / "run", base=str(tmp_path / "points"), sigma=4.0))
     assert wider.representation == Heatmap(sigma=4)
     assert all(torch.equal(a, b) for a, b in zip(wider.net.state_dict().values(), new.values(), strict=True))
+
+
+def test_colour_can_be_learned_from(tmp_path: Path, tiny_model: Segmenter) -> None:
+    plain = dots(0)
+    pixels = np.concatenate([plain.image.read(), plain.image.read() // 2, plain.image.read() // 3])
+    example = replace(plain, image=Image(pixels, color=True))
+    model = quietly([example], config(tmp_path / "run", channels="color"))
+    assert model.net.in_channels == 3
+    assert str(load_segmenter(tmp_path / "run" / "model").channels) == "color"
+    tiny_model.save(tmp_path / "base")
+    with pytest.raises(InputError, match=r"'color' give 3 planes, and the net of .*base looks at 2; leave"):
+        quietly([example], config(tmp_path / "other", base=str(tmp_path / "base"), channels="color"))
 
 
 def test_labels_can_be_learned_as_points(tmp_path: Path, cells: Any) -> None:

@@ -200,6 +200,11 @@ def _check(segmenter: Segmenter, config: TrainConfig) -> None:
             f"augmentation '{config.augmentation}' adds pictures up, which densities alone can follow; choose another, "
             "or learn from points"
         )
+    if segmenter.channels.planes != segmenter.net.in_channels:
+        raise InputError(
+            f"channels '{segmenter.channels}' give {segmenter.channels.planes} planes, and the net of {config.base} "
+            f"looks at {segmenter.net.in_channels}; leave the channels out, or the base, for a new net"
+        )
     stride = int(segmenter.net.stride)  # type: ignore[arg-type]
     if config.crop % stride:
         raise InputError(
@@ -227,16 +232,16 @@ def start(config: TrainConfig) -> Segmenter:
     torch.manual_seed(config.seed)
     representation = _representation(config, None)
     widths = {} if config.width == 1 else {"widths": _widths(config.net, config.width)}
-    net = _net(config.net, representation, **widths)
+    usually = "color" if config.net == "AnchorUNet" else "auto"
+    channels = Channels.parse(usually if config.channels == "auto" else config.channels)
+    net = _net(config.net, representation, in_channels=channels.planes, **widths)
     if config.imagenet:
         assert isinstance(net, NestedUNet)
         load_imagenet_encoder(net, config.imagenet)
     usual = DEFAULT_DIAMETER[config.net] if isinstance(representation, Representation) else 0.0
     diameter = config.diameter or usual
-    if config.net != "AnchorUNet":
-        return Segmenter(net, representation, diameter, channels=Channels.parse(config.channels))
-    channels = Channels.parse("color" if config.channels == "auto" else config.channels)
-    return Segmenter(net, representation, diameter, channels=channels, normalisation=ANY_SIZE)
+    normalisation = ANY_SIZE if config.net == "AnchorUNet" else Normalisation()
+    return Segmenter(net, representation, diameter, channels=channels, normalisation=normalisation)
 
 
 def _representation(config: TrainConfig, base: MapFormat | None) -> MapFormat:
