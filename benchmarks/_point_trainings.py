@@ -226,12 +226,14 @@ HEATMAP: dict[str, Any] = {"target": "points", "recipe": "adam", "augmentation":
 """The thesis': crops of 256 px, Adam with steps, quarter turns and flips, brightness and contrast."""
 SETS: dict[str, dict[str, Any]] = {
     "vgg": HEATMAP | {"sigma": 3.0, "batch_size": 4, "augmentation": "superposed"},
-    "mbm": HEATMAP | {"sigma": 5.0, "crop": 608, "batch_size": 2},
+    "mbm": HEATMAP | {"sigma": 5.0, "crop": 608, "batch_size": 2, "channels": "color"},
     "adi": HEATMAP | {"sigma": 2.5, "crop": 160, "batch_size": 20},
 }
 """Crops hold whole images (256, 600 and 150 px a side). On images of VGG's pool that have no other part, batches of 4
-were as good in half the time as those of 8, and with sums of crops less went uncounted where cells overlap. Sigma was
-set by hand before the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in phase contrast."""
+were as good in half the time as those of 8, and with sums of crops less went uncounted where cells overlap. The
+stained marrow is seen in colour: on the images that choose the epoch of draw 0, the error of the count was 5.6, and in
+gray 8.0. Sigma was set by hand before the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in
+phase contrast."""
 STEPS = {"vgg": (4000, 0.21), "mbm": (1000, 0.65), "adi": (1000, 0.42)}
 """And the seconds of each, with its share of the validation."""
 SHORT = 352
