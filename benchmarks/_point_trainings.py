@@ -231,9 +231,9 @@ SETS: dict[str, dict[str, Any]] = {
 }
 """Crops hold whole images (256, 600 and 150 px a side). On images of VGG's pool that have no other part, batches of 4
 were as good in half the time as those of 8, and with sums of crops less went uncounted where cells overlap. The
-stained marrow is seen in all colours: on the images that choose the epoch of draw 0, the error of the count was 5.6, and
-8.0 by green and blue only. Sigma was set by hand before the sweep: neighbours are 8.9, 27.3 and 9.2 px apart (medians), 24 to 31 px in
-phase contrast."""
+stained marrow is seen in all colours: on the images that choose the epoch of draw 0, the error of the count was 5.6
+cells, and 8.0 by green and blue only. Sigma was set by hand before the sweep: neighbours are 8.9, 27.3 and 9.2 px apart
+(medians), 24 to 31 px in phase contrast."""
 STEPS = {"vgg": (4000, 0.21), "mbm": (1000, 0.65), "adi": (1000, 0.42)}
 """And the seconds of each, with its share of the validation."""
 SHORT = 352
