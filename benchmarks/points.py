@@ -584,7 +584,7 @@ def count_time() -> Iterator[Row]:
         )
 
 
-def timed(image: Image, model: Segmenter, work: Callable[[], object], repeats: int = 3) -> tuple[float, float]:
+def timed(image: Image, model: Segmenter, work: Callable[[], object], repeats: int = 7) -> tuple[float, float]:
     """Median seconds of `work`, and of the forward passes of the model over the image."""
     spent = [0.0]
     begun = [0.0]

@@ -125,7 +125,7 @@ def test_a_folder(count: Run, images: Path, tmp_path: Path, dots_folder: Path) -
             assert np.array_equal(np.array(picture), render_points(image, expected.points, expected.unsure))
     assert "a.tif: 5 cells (" in done.err
     assert "3 of 3 images counted" in done.err
-    for text in ("a.tif", "0.9 interval", "total"):
+    for text in ("a.tif", "90 % interval", "total"):
         assert text in done.out
 
 

@@ -162,7 +162,7 @@ def _table(rows: Sequence[Row], interval: float) -> Table:
     table.columns[0].footer = "total"
     table.add_column("cells", justify="right", footer=f"{sum(float(row['count']) for row in done):,.0f}")
     if interval:
-        table.add_column(f"{interval:.4g} interval", justify="right")
+        table.add_column(f"{100 * interval:.4g} % interval", justify="right")
     table.add_column("unsure", justify="right")
     table.add_column("remarks")
     for row in done:
