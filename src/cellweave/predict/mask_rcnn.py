@@ -47,6 +47,9 @@ from cellweave.representations.boxes import non_maximum_suppression
 KIND = "mask-rcnn"
 MOST = 4000
 """Proposals and detections of a tile; torchvision's own limits are 1000 and 100."""
+OBJECTNESS = 0.05
+"""Least probability that a proposal is of a cell. On images of a training in phase contrast, less likely ones took
+more than half of the time, and gave 2 % of the true cells and 28 % of the false ones."""
 ANCHORS = (0.5, 1.0, 2.0, 2.0, 2.0)
 """Of the sides of boxes: anchors at 1/4, 1/8, 1/16, 1/32 and 1/64 of the size."""
 MARGIN, SLACK = 0.75, 0.2
@@ -291,6 +294,7 @@ def detect(
     model = detector if isinstance(detector, Detector) else Detector.load(detector)
     view = ColorView(image, model.channels if channels is None else channels, "Mask R-CNN")
     net = model.net.eval().to(choose_device(device))
+    net.rpn.score_thresh = OBJECTNESS  # type: ignore[union-attr]
     net.roi_heads.score_thresh, net.roi_heads.nms_thresh = confidence, overlap  # type: ignore[union-attr]
     parts = list(_parts(view, net, model.architecture))
     boxes, scores, masks = (np.concatenate([part[k] for part in parts]) for k in range(3))
