@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,17 @@ def test_a_folder_is_written_and_read(detector: Detector, tmp_path: Path) -> Non
             Detector.load(tmp_path / "model")
     with pytest.raises(ModelError, match="is missing"):
         Detector.load(tmp_path)
+
+
+@pytest.mark.parametrize(("logit", "looked_at"), [(-2.5, True), (-3.5, False)])
+def test_what_is_hardly_a_cell_is_not_looked_at_again(detector: Detector, logit: float, looked_at: bool) -> None:
+    net = deepcopy(detector.net)
+    last = net.rpn.head.cls_logits
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, logit)
+    picture = np.random.default_rng(0).integers(0, 255, (50, 64)).astype(np.uint8)
+    found = detect(picture, replace(detector, net=net), confidence=0.0, overlap=0.05, device="cpu")
+    assert (len(found.points) > 0) == looked_at
 
 
 def test_other_models_are_refused(model_folder: Path) -> None:
