@@ -210,6 +210,16 @@ def test_sparse_points_tell_what_is_near_them(root: Path) -> None:
     assert "% of the pixels; the others teach nothing" in read_point_folder(root, sparse=True).text()
 
 
+@pytest.mark.parametrize(("apart", "advice"), [(9, "with --sigma 3.0 or less"), (2, "with --sigma 1.0"), (15, None)])
+def test_the_report_tells_a_sigma_for_crowded_cells(root: Path, apart: int, advice: str | None) -> None:
+    rows = "".join(f"{x},20\n" for x in range(5, 55, apart))
+    (root / "points").mkdir()
+    (root / "points" / "a.csv").write_text("x,y\n" + rows)
+    text = read_point_folder(root).text()
+    assert f"distance  {apart}.0 px to the nearest cell" in text
+    assert (advice in text) if advice else "--sigma" not in text
+
+
 def test_a_sparse_image_without_marks_teaches_nothing(root: Path) -> None:
     write_tables(root / "points")
     (root / "points" / "a.csv").write_text("x,y\n")

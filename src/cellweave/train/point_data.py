@@ -17,7 +17,7 @@ from cellweave.core.progress import report
 from cellweave.io import read_annotations
 from cellweave.io.filenames import IMAGE_SUFFIXES, pictures, stem_of
 from cellweave.io.points import ENDINGS, TABLES, point_files
-from cellweave.representations import known_region
+from cellweave.representations import Heatmap, known_region
 from cellweave.train.pairs import (
     IMAGE_FOLDERS,
     Problem,
@@ -28,6 +28,8 @@ from cellweave.train.pairs import (
 )
 from cellweave.train.samples import Example
 
+SIGMAS_APART = 3.0
+"""Neighbours so many sigmas apart have maxima of their own, each within a quarter of a pixel of its place."""
 POINT_FOLDERS = ("points", "dots", "label_studio", "annotations")
 NAMINGS = """\
   images/x.tif + points/x.csv (or x_points.csv; or a dot image x.png, x_dots.png)
@@ -66,10 +68,17 @@ class PointData:
                 f"{np.median(counts):,.0f}" + (f"; and {debris:,} of dead cells and debris" if debris else ""),
             ]
             if apart := [d for d in map(_median_distance, self.examples) if d]:
-                lines.append(f"  distance  {np.median(apart):.1f} px to the nearest cell, median of the images")
+                lines.append(_told_distance(float(np.median(apart))))
             if known := [e.known.mean() for e in self.examples if e.known is not None]:
                 lines.append(f"  known     {100 * np.mean(known):.0f} % of the pixels; the others teach nothing")
         return "\n".join([*lines, *problem_lines(self.problems)])
+
+
+def _told_distance(apart: float) -> str:
+    """How near cells are, and the sigma that a heatmap needs to tell them apart, where the usual one is too wide."""
+    line = f"  distance  {apart:.1f} px to the nearest cell, median of the images"
+    narrow = max(1.0, apart / SIGMAS_APART)
+    return line if narrow >= Heatmap.sigma else f"{line}; a heatmap tells them apart with --sigma {narrow:.1f} or less"
 
 
 def read_point_folder(folder: str | os.PathLike[str], *, sparse: bool = False, group: str = "") -> PointData:
