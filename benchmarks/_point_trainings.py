@@ -230,8 +230,8 @@ SETS: dict[str, dict[str, Any]] = {
     "adi": HEATMAP | {"sigma": 2.5, "crop": 160, "batch_size": 20},
 }
 """Crops hold whole images (256, 600 and 150 px a side). On images of VGG's pool that have no other part, batches of 4
-were as good in half the time as those of 8, with sums of crops less went uncounted where cells overlap, and in trainings
-of full length the error of the count grew with sigma: 2.3 cells with 2 px, 2.6 with 3, 2.9 with 4, 3.0 with 5. The
+were as good in half the time as those of 8, with sums of crops less went uncounted where cells overlap, and in full
+trainings of draw 0 the error of the count grew with sigma: 2.3 cells with 2 px, 2.6 with 3, 2.9 with 4, 3.0 with 5. The
 stained marrow is seen in all colours: on the images that choose the epoch of draw 0, the error of the count was 5.6
 cells, and 8.0 by green and blue only. Other sigmas were set by hand: neighbours are 8.9 (VGG), 27.3 (MBM) and 9.2 px
 (ADI) apart in the median, 24 to 31 px in phase contrast."""
