@@ -3,10 +3,15 @@
 The public names are imported when first used, so that ``import cellweave`` costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# PyTorch on Linux asks for large pages then, where the system grants them: a net spends a third of its time on a
+# processor in getting small ones. PyTorch reads this once, when it makes its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from cellweave.core.image import Image as Image

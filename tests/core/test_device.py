@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -93,6 +94,17 @@ glibc keeps for small arrays, up to seven of them."""
 def test_memory_that_is_freed_is_kept() -> None:
     def pages(word: str) -> int:
         command = [sys.executable, "-c", NEW_PAGES, word]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        small = os.environ | {"THP_MEM_ALLOC_ENABLE": "0"}
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=small).stdout)
 
     assert pages("keep") < 0.05 * pages("leave")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="large pages are Linux's")
+@pytest.mark.parametrize(("wish", "large"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+def test_large_tensors_are_of_large_pages_unless_the_user_wishes_otherwise(wish: dict[str, str], large: bool) -> None:
+    # PyTorch tells by their address: only what begins with a page can be of large pages
+    code = "import cellweave, mmap, torch; print([torch.empty(2**24 + k).data_ptr() % mmap.PAGESIZE for k in range(5)])"
+    rest = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=rest | wish)
+    assert (done.stdout.strip() == str([0] * 5)) == large
