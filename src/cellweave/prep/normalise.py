@@ -71,7 +71,9 @@ class Normalisation:
         with np.errstate(invalid="ignore", over="ignore"):
             span = (limits[:, 1] - limits[:, 0])[:, None, None]
             scale = np.where(span > 0, 1.0 / np.where(span > 0, span, 1.0), 0.0).astype(exact)
-            scaled = (pixels.astype(exact) - low) * scale
+            scaled = pixels.astype(exact)
+            scaled -= low
+            scaled *= scale
         if pixels.dtype.kind == "f":
             scaled[~np.isfinite(scaled)] = 0.0
         if self.clip is not None:
