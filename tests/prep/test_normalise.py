@@ -42,6 +42,16 @@ def test_percentiles_are_numpys(dtype: type, lower: float, upper: float) -> None
     np.testing.assert_allclose(normalised(pixels, rule), (pixels - low) / (high - low), rtol=1e-5, atol=1e-5)
 
 
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int32, np.float32]), st.integers(1, 300), elements=st.integers(0, 255)
+    ),
+    st.lists(st.floats(0, 100), min_size=1, max_size=4),
+)
+def test_counted_percentiles_are_numpys(values: NDArray[np.generic], shares: list[float]) -> None:
+    assert np.allclose(normalise.percentiles(values, shares), np.percentile(values, shares), rtol=1e-12, atol=1e-12)
+
+
 def test_one_percent_lies_below_zero_and_one_percent_above_one() -> None:
     found = normalised(noise(1, 200, 200, dtype=np.float32), Normalisation(clip=None))
     assert (found < 0).mean() == pytest.approx(0.01, abs=1e-3)
