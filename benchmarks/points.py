@@ -175,20 +175,15 @@ def errors_of(name: str) -> Iterator[Row]:
     for augment, way in ((False, ""), (True, ", over four flips (--augment)")):
         draws = [counts_on(name, *pair, augment=augment) for pair in zip(trainings, tests, strict=True)]
         errors = [one.error for one in draws]
-        share = 100 * np.mean([one.share for one in draws])
-        against = f"{PUBLISHED[name]} as published; {spread_of(errors)}{share:.1f} % of the cells; {protocol}"
-        number = "1 draw" if len(errors) == 1 else f"{len(errors)} draws"
-        name_of_row = f"{title}: mean error of the count{way}, {number}"
+        each = ", ".join(f"{e:.2f}" for e in errors)
+        spread, share = np.std(errors, ddof=1), 100 * np.mean([one.share for one in draws])
+        against = (
+            f"{PUBLISHED[name]} as published; draws: {each}, +- {spread:.2f}; {share:.1f} % of the cells; {protocol}"
+        )
+        name_of_row = f"{title}: mean error of the count{way}, {len(errors)} draws"
         yield Row(name_of_row, float(np.mean(errors)), "", against, at_most=WANTED[name], **data)
         if not augment:
             yield from interval_rows(draws, title, f"calibrated on the {n} images that chose the epoch", **data)
-
-
-def spread_of(errors: Sequence[float]) -> str:
-    """Each draw and their standard deviation, in words; nothing of a single one."""
-    if len(errors) == 1:
-        return ""
-    return f"draws: {', '.join(f'{e:.2f}' for e in errors)}, +- {np.std(errors, ddof=1):.2f}; "
 
 
 def vgg() -> Iterator[Row]:

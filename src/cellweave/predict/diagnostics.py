@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from cellweave.core.blocks import block_means
+from cellweave.core.binning import block_means
 from cellweave.io.overlay import block_size, render_image, render_overlay
 from cellweave.predict.segmentation import Segmentation
 from cellweave.representations import WatershedEnergy

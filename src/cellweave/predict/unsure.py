@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from cellweave.core.blocks import block_means
+from cellweave.core.binning import block_means
 from cellweave.core.points import Points
 from cellweave.prep.foreground import SCALE, textured
 

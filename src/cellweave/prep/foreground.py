@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellweave.core.blocks import block_sums
+from cellweave.core.binning import block_sums
 from cellweave.core.cores import cores
 from cellweave.core.errors import InputError
 from cellweave.core.watershed import watershed

@@ -93,7 +93,8 @@ class TrainConfig:
     patience
         Stop after this many epochs without a better validation loss; None never stops early.
     channels
-        Channel policy, see `cellweave.prep.Channels`; "auto" keeps that of the base.
+        Channel policy, see `cellweave.prep.Channels`; "auto" keeps that of the base. A new net has as many planes as
+        the policy gives, so that with "color" it sees red, too.
     seed, device
         As everywhere.
     overwrite

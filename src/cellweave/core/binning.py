@@ -1,4 +1,4 @@
-"""Sums and means of an image's blocks: squares of pixels, cut off at the lower and the right border."""
+"""Binning: sums and means of an image's blocks, squares of pixels, cut off at the lower and the right border."""
 
 from __future__ import annotations
 

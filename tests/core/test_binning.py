@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cellweave.core.blocks import block_means, block_sums
+from cellweave.core.binning import block_means, block_sums
 
 PLANES = arrays.arrays(
     st.sampled_from([np.uint8, np.uint16, np.float32, np.bool_]),
